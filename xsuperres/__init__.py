@@ -1,0 +1,45 @@
+"""Deep-learning super-resolution (statistical downscaling) of climate data inside xarray.
+
+Importing this package registers the ``.sr`` accessor and loads xarray and numpy only; torch, dask and the rest are
+imported when first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from xsuperres import accessor as _accessor  # noqa: F401  (registers .sr)
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "DataConfig": "config",
+    "NetworkConfig": "config",
+    "OptimizationConfig": "config",
+    "SamplingConfig": "config",
+    "SRModel": "model.artefact",
+    "load_model": "model.file",
+    "activate": "model.table",
+    "active_models": "model.table",
+    "deactivate": "model.table",
+    "set_options": "options",
+    "errors": "",
+    "testing": "",
+    "tutorial": "",
+}
+
+__all__ = ["__version__", *sorted(_HOMES)]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'xsuperres' has no attribute {name!r}")
+    home = _HOMES[name]
+    if not home:
+        return importlib.import_module(f"xsuperres.{name}")
+    return getattr(importlib.import_module(f"xsuperres.{home}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -1,0 +1,241 @@
+"""The ``.sr`` accessor of DataArrays: one call per method, explicit signatures.
+
+It stores the DataArray and nothing else: xarray drops an accessor with its object. Heavy modules are imported when a
+method needs them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import xarray as xr
+
+if TYPE_CHECKING:
+    from xsuperres.config import DataConfig, NetworkConfig, OptimizationConfig, SamplingConfig
+    from xsuperres.model.artefact import SRModel
+
+__all__ = ["SuperResolutionAccessor"]
+
+StaticLike = xr.Dataset | xr.DataArray | Sequence[str] | None
+ModelLike = "SRModel | str | os.PathLike[str]"
+
+
+@xr.register_dataarray_accessor("sr")
+class SuperResolutionAccessor:
+    """Deep-learning super-resolution of a DataArray: train, downscale, interpolate, coarsen, score."""
+
+    def __init__(self, da: xr.DataArray) -> None:
+        self._da = da
+
+    def fit(
+        self,
+        scale: int,
+        *,
+        static: StaticLike = None,
+        training: Literal["supervised"] = "supervised",
+        backbone: str = "residual",
+        upsampling: str = "interpolation",
+        network: NetworkConfig | Mapping[str, Any] | None = None,
+        data: DataConfig | Mapping[str, Any] | None = None,
+        sampling: SamplingConfig | Mapping[str, Any] | None = None,
+        optimization: OptimizationConfig | Mapping[str, Any] | None = None,
+        init: SRModel | str | os.PathLike[str] | None = None,
+        validation: float | slice | str | xr.DataArray | None = 0.2,
+        seed: int = 0,
+        activate: bool = True,
+        progress: bool = True,
+    ) -> SRModel:
+        """Train a super-resolution network on this fine field, which is coarsened inside (perfect prognosis).
+
+        Parameters
+        ----------
+        scale : int
+            Fine cells per coarse cell along each horizontal axis, at least 2; must divide the grid.
+        static : Dataset, DataArray or list of str, optional
+            Static fields on this grid. By default the 2-D coordinates with a CF standard name of one
+            (surface_altitude, land_area_fraction, ...).
+        training : {"supervised"}
+            How the network is trained.
+        backbone : {"conv", "residual", "dense"}
+            Layers between the first convolution and the upsampling.
+        upsampling : {"interpolation", "subpixel", "resize", "deconvolution"}
+            How the fine grid is reached.
+        network, data, sampling, optimization : dataclass or dict, optional
+            Settings, see `NetworkConfig`, `DataConfig`, `SamplingConfig`, `OptimizationConfig`.
+        init : SRModel or path, optional
+            Start from this model's weights and scaling (fine-tuning).
+        validation : float, slice, DataArray, "space" or None
+            What is held out for early stopping: a fraction in blocks of time, a period, other data, or a stretch of
+            the domain, a halo apart. "space" makes a model for other domains.
+        seed : int
+            Same seed and step or epoch budget, same weights, bit for bit on CPU.
+        activate : bool
+            Make it the model that ``downscale(scale=...)`` uses for this variable.
+        progress : bool
+            Show a progress bar.
+
+        Returns
+        -------
+        SRModel
+            The trained model; save it with ``model.save(path)``.
+
+        Raises
+        ------
+        XSuperResError
+            With what was expected, what came and what to do; see `xsuperres.errors`.
+
+        Notes
+        -----
+        Dask-backed data are read block by block, in memory up to ``sampling.memory_budget``.
+
+        Examples
+        --------
+        >>> import xsuperres as xsr
+        >>> fine = xsr.testing.toy_field(time=6, y=16, x=24)
+        >>> model = fine.sr.fit(scale=2, optimization={"max_steps": 3}, progress=False)
+        >>> model.scale, model.training.steps
+        (2, 3)
+        """
+        from xsuperres.fitting import FitSettings, fit
+        from xsuperres.model.file import load_model
+
+        settings = FitSettings.of(
+            scale=scale,
+            training=training,
+            backbone=backbone,
+            upsampling=upsampling,
+            network=network,
+            data=data,
+            sampling=sampling,
+            optimization=optimization,
+            validation=validation,
+            seed=seed,
+        )
+        start = load_model(init) if isinstance(init, (str, os.PathLike)) else init
+        return fit(self._da, settings, static=static, init=start, activate=activate, progress=progress)
+
+    def downscale(
+        self,
+        model: SRModel | str | os.PathLike[str] | None = None,
+        *,
+        scale: int | None = None,
+        static: xr.Dataset | xr.DataArray | None = None,
+        batch_size: int | None = None,
+        device: str = "auto",
+        mask: Literal["input", "model"] | None = "model",
+    ) -> xr.DataArray:
+        """Apply a model to this coarse field.
+
+        Parameters
+        ----------
+        model : SRModel or path, optional
+            By default the active model for this variable and `scale`.
+        scale : int, optional
+            Required without `model`; must be the model's.
+        static : Dataset or DataArray, optional
+            The model's static fields on the fine grid of this domain; not needed on the training domain.
+        batch_size : int, optional
+            Fields that go through the network at once.
+        device : str
+            "auto", "cpu", "cuda", "cuda:1".
+        mask : {"input", "model", None}
+            Result is NaN where the coarse cell is; "model" also where the training target always was; None: nowhere.
+
+        Returns
+        -------
+        DataArray
+            Same dims, horizontal sizes times `scale`, units and attributes unchanged; lazy if dask-backed. Chunked
+            in any way it equals the whole within 1e-5 training standard deviations.
+
+        Raises
+        ------
+        XSuperResError
+            If there is no such model, or grid, units or static fields do not fit.
+        """
+        from xsuperres.inference.chunked import downscale
+
+        chosen = self._model(model, scale)
+        return downscale(self._da, chosen, static=static, batch_size=batch_size, device=device, mask=mask)
+
+    def _model(self, model: SRModel | str | os.PathLike[str] | None, scale: int | None) -> SRModel:
+        from xsuperres.errors import ConfigError
+        from xsuperres.fields.grid import check_scale
+        from xsuperres.model.artefact import SRModel
+        from xsuperres.model.file import load_model
+        from xsuperres.model.table import active_model
+
+        wanted = None if scale is None else check_scale(scale)
+        if model is None:
+            if wanted is None:
+                raise ConfigError("Pass a model, or the scale of the active one: .sr.downscale(scale=4).")
+            return active_model(self._da.name, wanted)
+        chosen = load_model(model) if isinstance(model, (str, os.PathLike)) else model
+        if not isinstance(chosen, SRModel):
+            raise ConfigError(f"model must be an SRModel or the path of one, got {type(chosen).__name__}.")
+        if wanted not in (None, chosen.scale):
+            raise ConfigError(
+                f"scale={scale} differs from the model's scale of {chosen.scale}; leave scale out."
+            )
+        return chosen
+
+    def interpolate(
+        self,
+        scale: int,
+        *,
+        method: str = "bicubic",
+        like: xr.DataArray | xr.Dataset | None = None,
+    ) -> xr.DataArray:
+        """Refine this field by interpolation, the same weights in every cell, NaN-aware.
+
+        Parameters
+        ----------
+        scale : int
+            Fine cells per coarse cell along each horizontal axis.
+        method : {"nearest", "bilinear", "bicubic"}
+            Bicubic is cubic convolution (Keys 1981).
+        like : DataArray or Dataset, optional
+            On the fine grid: its coordinates are taken, bit for bit.
+
+        Returns
+        -------
+        DataArray
+            Same dims, horizontal sizes times `scale`, units unchanged; lazy if dask-backed.
+
+        Examples
+        --------
+        >>> import xsuperres as xsr
+        >>> fine = xsr.testing.toy_field(time=1, y=8, x=8)
+        >>> fine.sr.coarsen(4).sr.interpolate(4).sizes == fine.sizes
+        True
+        """
+        from xsuperres.fields.resample import interpolate
+
+        return interpolate(self._da, scale, method=method, like=like)
+
+    def coarsen(self, scale: int, *, minimum_valid_fraction: float = 0.5) -> xr.DataArray:
+        """Coarsen this field by area-weighted means of scale x scale cells, NaN-aware.
+
+        Parameters
+        ----------
+        scale : int
+            Fine cells per coarse cell along each horizontal axis; must divide the grid.
+        minimum_valid_fraction : float
+            A coarse cell is NaN when less than this fraction of its area is valid.
+
+        Returns
+        -------
+        DataArray
+            Same dims, horizontal sizes divided by `scale`, units unchanged; lazy if dask-backed. 2-D coordinates are
+            coarsened under their names.
+
+        Examples
+        --------
+        >>> import xsuperres as xsr
+        >>> xsr.testing.toy_field(time=1, y=8, x=12).sr.coarsen(4).shape
+        (1, 2, 3)
+        """
+        from xsuperres.fields.resample import coarsen
+
+        return coarsen(self._da, scale, minimum_valid_fraction=minimum_valid_fraction)

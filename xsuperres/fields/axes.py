@@ -1,0 +1,367 @@
+"""Horizontal axes: finding them on a DataArray, their order, their cells, where one lies on another.
+
+Labelled arrays in, numbers out. The canonical order of an axis is south to north or west to east, longitudes
+unwrapped so that they increase; blocks of data always run that way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+import xarray as xr
+
+from xsuperres.errors import GridError
+
+__all__ = ["Axis", "AxisNames", "find_axes", "locate", "make_axis"]
+
+Kind = Literal["latitude", "longitude", "other"]
+
+_NAMES = {
+    "y": ("lat", "latitude", "y", "rlat", "projection_y_coordinate", "south_north", "nlat", "j", "nj"),
+    "x": ("lon", "longitude", "x", "rlon", "projection_x_coordinate", "west_east", "nlon", "i", "ni"),
+    "time": ("time", "valid_time"),
+}
+_SPHERICAL: dict[str, tuple[Kind, tuple[str, ...]]] = {
+    "y": ("latitude", ("latitude", "grid_latitude", "lat", "rlat", "degrees_north", "degree_north")),
+    "x": ("longitude", ("longitude", "grid_longitude", "lon", "rlon", "degrees_east", "degree_east")),
+}
+_TOLERANCE = 1e-3  # of the spacing: float32 coordinates of a 0.01 degree grid stay below
+
+
+@dataclass(frozen=True)
+class AxisNames:
+    """The names of the dimensions y, x and, where there is one, time."""
+
+    y: str
+    x: str
+    time: str | None
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One horizontal axis in canonical order.
+
+    Parameters
+    ----------
+    dim : str
+        Its dimension.
+    centres : ndarray (n,)
+        Increasing cell centres; longitudes unwrapped.
+    lower, upper : ndarray (n,)
+        Cell bounds; latitudes end at the poles.
+    order : slice or ndarray
+        ``stored values[order]`` is canonical.
+    breaks : tuple of int
+        Cells that a gap separates from the one before.
+    """
+
+    dim: str
+    kind: Kind
+    centres: np.ndarray
+    lower: np.ndarray
+    upper: np.ndarray
+    order: slice | np.ndarray = field(default_factory=lambda: slice(None))
+    periodic: bool = False
+    breaks: tuple[int, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Number of cells."""
+        return len(self.centres)
+
+    @property
+    def spacing(self) -> float:
+        """Median width of the cells."""
+        return float(np.median(self.upper - self.lower))
+
+    @property
+    def parts(self) -> list[slice]:
+        """The stretches between gaps."""
+        edges = [0, *self.breaks, self.size]
+        return [slice(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+
+    @property
+    def flipped(self) -> bool:
+        """Whether the stored order is the reverse of the canonical one."""
+        return isinstance(self.order, slice) and self.order.step == -1
+
+    def lengths(self) -> np.ndarray:
+        """Return what each cell contributes to the cell area: |sin north - sin south|, or its width."""
+        if self.kind == "latitude":
+            return np.abs(np.sin(np.deg2rad(self.upper)) - np.sin(np.deg2rad(self.lower)))
+        return self.upper - self.lower
+
+    def take(self, index: np.ndarray) -> Axis:
+        """Return the axis of the cells `index`, consecutive, in canonical order; a full turn stays periodic."""
+        turns = np.where(np.diff(index, prepend=index[0]) < 0, 360.0, 0.0).cumsum()
+        values = {name: getattr(self, name)[index] + turns for name in ("centres", "lower", "upper")}
+        whole = self.periodic and len(index) == self.size
+        return replace(self, **values, order=slice(None), periodic=whole, breaks=())
+
+    def coarsen(self, scale: int) -> Axis:
+        """Return the axis of groups of `scale` cells; the centre is the mean of the fine centres."""
+        check_divisible(self, scale)
+        groups = slice(None, None, scale), slice(scale - 1, None, scale)
+        return replace(
+            self,
+            centres=self.centres.reshape(-1, scale).mean(axis=1),
+            lower=self.lower[groups[0]],
+            upper=self.upper[groups[1]],
+            order=slice(None, None, -1) if self.flipped else slice(None),
+            breaks=tuple(at // scale for at in self.breaks),
+        )
+
+    def refine(self, scale: int) -> Axis:
+        """Return the axis of the cells cut into `scale` equal parts, through their bounds."""
+        lower, upper = self._unclipped()
+        steps = np.arange(scale)[None, :]
+        width = ((upper - lower) / scale)[:, None]
+        edges = (lower[:, None] + width * steps).ravel(), (lower[:, None] + width * (steps + 1)).ravel()
+        centres = (lower[:, None] + width * (steps + 0.5)).ravel()
+        if self.kind == "latitude":
+            edges = np.clip(edges[0], -90.0, 90.0), np.clip(edges[1], -90.0, 90.0)
+        return replace(
+            self,
+            centres=centres,
+            lower=edges[0],
+            upper=edges[1],
+            order=slice(None, None, -1) if self.flipped else slice(None),
+            breaks=tuple(at * scale for at in self.breaks),
+        )
+
+    def _unclipped(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return bounds symmetric about the centre for cells that were cut at a pole."""
+        lower, upper = self.lower.copy(), self.upper.copy()
+        if self.kind == "latitude":
+            north, south = upper >= 90.0, lower <= -90.0
+            upper[north] = np.maximum(upper, 2 * self.centres - lower)[north]
+            lower[south] = np.minimum(lower, 2 * self.centres - upper)[south]
+        return lower, upper
+
+
+def check_divisible(axis: Axis, scale: int) -> None:
+    """Raise the error that names a crop unless every part of the axis is a multiple of `scale` cells."""
+    for part in axis.parts:
+        size = part.stop - part.start
+        if size % scale or size < scale:
+            fits = size - size % scale
+            advice = (
+                f"crop it to {fits}, for instance .isel({axis.dim}=slice(0, {fits}))"
+                if fits
+                else "use a larger domain"
+            )
+            raise GridError(
+                f"Dimension {axis.dim!r} has {size} cells, which scale={scale} does not divide; {advice}."
+            )
+
+
+def find_axes(da: xr.DataArray) -> AxisNames:
+    """Return the horizontal dimensions and the time dimension of `da`.
+
+    cf-xarray is asked first (axis, standard_name, units), then common names.
+
+    Raises
+    ------
+    GridError
+        If no latitude and longitude, or y and x, can be told.
+    """
+    import cf_xarray  # noqa: F401  (registers the .cf accessor)
+
+    found = {which: _by_cf(da, which) or _by_name(da, which) for which in ("y", "x", "time")}
+    if found["y"] is None or found["x"] is None or found["y"] == found["x"]:
+        raise GridError(
+            f"No latitude and longitude found on dims {tuple(map(str, da.dims))}. Expected 1-D coordinates with "
+            "CF attributes (axis, standard_name or units) or one of the names "
+            f"{_NAMES['y'][:4]} and {_NAMES['x'][:4]}; rename or annotate yours."
+        )
+    return AxisNames(found["y"], found["x"], found["time"])
+
+
+def _by_cf(da: xr.DataArray, which: str) -> str | None:
+    groups = {"y": ("Y", "latitude"), "x": ("X", "longitude"), "time": ("T", "time")}[which]
+    cf = da.cf
+    named = [*cf.axes.get(groups[0], []), *cf.coordinates.get(groups[1], [])]
+    for name in named:
+        if name in da.coords and da.coords[name].ndim == 1:
+            return str(da.coords[name].dims[0])
+    return None
+
+
+def _by_name(da: xr.DataArray, which: str) -> str | None:
+    lowered = {str(dim).lower(): str(dim) for dim in da.dims}
+    return next((lowered[name] for name in _NAMES[which] if name in lowered), None)
+
+
+def make_axis(
+    da: xr.DataArray,
+    dim: str,
+    which: Literal["y", "x"],
+    *,
+    gaps: bool = False,
+    bounds: xr.Dataset | None = None,
+) -> Axis:
+    """Return the axis along `dim`.
+
+    Parameters
+    ----------
+    gaps : bool
+        Whether a gap wider than 1.5 cells along x is allowed; the axis then starts after the widest one.
+    bounds : xr.Dataset, optional
+        Where the variable that the coordinate's ``bounds`` attribute names may be found; else cells reach half-way
+        to their neighbours. (A DataArray cannot carry bounds: their second dimension is not its own.)
+    """
+    coordinate = _coordinate(da, dim, which)
+    kind = _kind(coordinate, which)
+    values = np.asarray(coordinate.values, dtype=np.float64)
+    values, order = _increasing(values, dim, kind)
+    if gaps and kind == "longitude":
+        values, order = _after_widest_gap(values, order)
+    lower, upper = _bounds(bounds, coordinate, values, order, kind)
+    axis = Axis(dim, kind, values, lower, upper, order)
+    axis = replace(axis, breaks=_gaps(axis, which, allowed=gaps and which == "x"))
+    if kind == "longitude" and not axis.breaks:
+        turn = abs(upper[-1] - lower[0] - 360.0)
+        if upper[-1] - lower[0] > 360.0 + 0.5 * axis.spacing:
+            raise GridError(
+                f"Coordinate {dim!r} covers {upper[-1] - lower[0]:g} degrees, more than a full turn; "
+                "drop the repeated columns."
+            )
+        axis = replace(axis, periodic=bool(turn < 0.01 * axis.spacing))
+    return axis
+
+
+def _coordinate(da: xr.DataArray, dim: str, which: str) -> xr.DataArray:
+    """Return the 1-D coordinate along `dim`, also when it bears another name than the dimension."""
+    if dim in da.coords:
+        found = da.coords[dim]
+    else:
+        lines = [c for c in da.coords.values() if c.dims == (dim,) and c.dtype.kind in "fiu"]
+        if not lines:
+            raise GridError(
+                f"Dimension {dim!r} has no 1-D coordinate, so its cells are unknown; assign one "
+                "(latitude or longitude, rotated or projected coordinates)."
+            )
+        found = next((c for c in lines if _kind(c, which) != "other"), lines[0])
+    if found.dtype.kind not in "fiu":
+        raise GridError(f"Coordinate {dim!r} must be numeric, got dtype {found.dtype}.")
+    return found
+
+
+def _kind(coordinate: xr.DataArray, which: str) -> Kind:
+    kind, words = _SPHERICAL[which]
+    attrs = coordinate.attrs
+    told = [attrs.get("standard_name"), attrs.get("units"), coordinate.name, attrs.get("long_name")]
+    projected = str(attrs.get("standard_name", "")).startswith("projection_")
+    return kind if not projected and any(str(word).lower() in words for word in told) else "other"
+
+
+def _increasing(values: np.ndarray, dim: str, kind: Kind) -> tuple[np.ndarray, slice | np.ndarray]:
+    """Return strictly increasing values and the order that makes them so."""
+    if not np.isfinite(values).all():
+        raise GridError(f"Coordinate {dim!r} has missing values; drop or fill them.")
+    order: slice | np.ndarray = slice(None)
+    steps = np.diff(values)
+    if kind == "longitude":
+        steps = (steps + 180.0) % 360.0 - 180.0
+    if len(steps) and np.sum(steps < 0) > len(steps) / 2:
+        values, order = values[::-1], slice(None, None, -1)
+    if kind == "longitude" and len(values):
+        turns = 360.0 * np.concatenate([[0], np.cumsum(np.diff(values) < 0)])
+        values = values + turns
+    if len(values) > 1 and (np.diff(values) <= 0).any():
+        raise GridError(f"Coordinate {dim!r} has repeated values; keep each cell once (drop_duplicates).")
+    if kind == "longitude" and len(values) and values[-1] - values[0] > 360.0:
+        raise GridError(
+            f"Coordinate {dim!r} is not monotonic, also when longitudes are unwrapped; sort it (sortby)."
+        )
+    return values, order
+
+
+def _after_widest_gap(values: np.ndarray, order: slice | np.ndarray) -> tuple[np.ndarray, slice | np.ndarray]:
+    """Turn a circle of longitudes so that its widest gap, if there is one, lies at the ends."""
+    if len(values) < 3:
+        return values, order
+    steps = np.diff(values, append=values[0] + 360.0)
+    at = int(np.argmax(steps)) + 1
+    closing = steps[-1] <= 1.5 * np.median(steps)
+    if at == len(values) or not closing or steps[at - 1] <= 1.5 * np.median(steps):
+        return values, order
+    index = np.arange(len(values))[order]
+    return np.concatenate([values[at:], values[:at] + 360.0]), np.roll(index, -at)
+
+
+def _bounds(
+    source: xr.Dataset | None,
+    coordinate: xr.DataArray,
+    values: np.ndarray,
+    order: slice | np.ndarray,
+    kind: Kind,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return given bounds, brought to the canonical order, or bounds half-way between the centres."""
+    name = coordinate.attrs.get("bounds", coordinate.encoding.get("bounds"))
+    if source is not None and name in source.variables and source[name].shape == (len(values), 2):
+        pairs = np.sort(np.asarray(source[name].values, dtype=np.float64)[order], axis=1)
+        if kind == "longitude":  # to the turn of the centres
+            pairs = pairs + 360.0 * np.round((values - pairs.mean(axis=1)) / 360.0)[:, None]
+        if not ((pairs[:, 0] <= values) & (values <= pairs[:, 1])).all():
+            raise GridError(
+                f"Bounds {name!r} do not contain the values of {coordinate.name!r}; correct them."
+            )
+        return pairs[:, 0].copy(), pairs[:, 1].copy()
+    return _inferred_bounds(values, kind, str(coordinate.name))
+
+
+def _inferred_bounds(values: np.ndarray, kind: Kind, name: str) -> tuple[np.ndarray, np.ndarray]:
+    if len(values) < 2:
+        raise GridError(f"Coordinate {name!r} has {len(values)} cells; at least 2, or bounds, are needed.")
+    steps = np.diff(values)
+    usual = np.median(steps)
+    steps = np.where((kind == "longitude") & (steps > 1.5 * usual), usual, steps)  # a gap is no wide cell
+    lower = values - np.concatenate([steps[:1], steps]) / 2
+    upper = values + np.concatenate([steps, steps[-1:]]) / 2
+    if kind == "latitude":
+        if np.abs(values).max() > 90.0:
+            raise GridError(f"Latitudes {name!r} go beyond the poles: {values.min():g} to {values.max():g}.")
+        lower, upper = np.clip(lower, -90.0, 90.0), np.clip(upper, -90.0, 90.0)
+    return lower, upper
+
+
+def _gaps(axis: Axis, which: str, *, allowed: bool) -> tuple[int, ...]:
+    if axis.size < 3 or (which == "y" and axis.kind == "other"):
+        return ()
+    steps = np.diff(axis.centres)
+    found = np.flatnonzero(steps > 1.5 * np.median(steps) + 1e-9)
+    if len(found) and not allowed:
+        at = int(found[0])
+        raise GridError(
+            f"Coordinate {axis.dim!r} has a gap between {axis.centres[at]:g} and {axis.centres[at + 1]:g}, wider than "
+            "1.5 cells. Select a connected domain, or fill the missing cells with NaN (reindex)."
+        )
+    return tuple(int(at) + 1 for at in found)
+
+
+def locate(stored: Axis, wanted: Axis) -> np.ndarray | None:
+    """Return the indices of the cells of `wanted` on `stored`, or None if it is not a stretch of it.
+
+    Centres are compared to 1e-3 of the spacing, longitudes modulo a turn; a stretch may wrap on a periodic
+    axis, and never crosses a gap.
+    """
+    if wanted.kind != stored.kind or wanted.size > stored.size:
+        return None
+    tolerance = _TOLERANCE * stored.spacing
+
+    def distance(a: np.ndarray, b: np.ndarray | float) -> np.ndarray:
+        gap = a - b
+        return np.abs((gap + 180.0) % 360.0 - 180.0 if stored.kind == "longitude" else gap)
+
+    hits = np.flatnonzero(distance(stored.centres, wanted.centres[0]) <= tolerance)
+    if not len(hits):
+        return None
+    index = int(hits[0]) + np.arange(wanted.size)
+    if stored.periodic:
+        index = index % stored.size
+    elif index[-1] >= stored.size or any(index[0] < at <= index[-1] for at in stored.breaks):
+        return None
+    return index if (distance(stored.centres[index], wanted.centres) <= tolerance).all() else None

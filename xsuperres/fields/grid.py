@@ -1,0 +1,196 @@
+"""The horizontal grid of a DataArray: cells, areas, canonical order, coordinates of coarser and finer grids.
+
+Labelled arrays in and out; with `axes`, the only module that knows how a grid is told from coordinates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from xsuperres.errors import GridError
+from xsuperres.fields.axes import Axis, AxisNames, find_axes, locate, make_axis
+from xsuperres.fields.sphere import coarsen_lonlat, refine_lonlat
+
+__all__ = ["Grid", "Location", "check_scale", "grid_of"]
+
+
+def check_scale(scale: Any) -> int:
+    """Return `scale` as an int; anything but a whole number of at least 2 is an error."""
+    if (
+        isinstance(scale, bool)
+        or not isinstance(scale, (int, float, np.integer, np.floating))
+        or scale != int(scale)
+    ):
+        raise GridError(f"scale must be a whole number of at least 2, got {scale!r}.")
+    if scale < 2:
+        raise GridError(f"scale must be at least 2 (fine cells per coarse cell and axis), got {scale!r}.")
+    return int(scale)
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where a grid lies on a stored one: indices of its rows and columns."""
+
+    rows: np.ndarray
+    columns: np.ndarray
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A horizontal grid in canonical order (south to north, west to east).
+
+    Parameters
+    ----------
+    y, x : Axis
+        The axes.
+    coords : xr.Dataset
+        Coordinate variables that lie on y and x alone, in canonical order: the axes' own, 2-D latitude and
+        longitude, and whatever else rides along.
+    time : str or None
+        The time dimension.
+    """
+
+    y: Axis
+    x: Axis
+    coords: xr.Dataset
+    time: str | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return self.y.size, self.x.size
+
+    @property
+    def dims(self) -> tuple[str, str]:
+        """Names of the dimensions y and x."""
+        return self.y.dim, self.x.dim
+
+    @cached_property
+    def area(self) -> np.ndarray:
+        """Cell areas (y, x), float64, mean 1: |sin(north) - sin(south)| x width."""
+        area = self.y.lengths()[:, None] * self.x.lengths()[None, :]
+        return area / area.mean()
+
+    def weights(self) -> xr.DataArray:
+        """Return the cell areas as a DataArray without coordinates."""
+        return xr.DataArray(self.area, dims=self.dims)
+
+    def canonical(self, da: xr.DataArray) -> xr.DataArray:
+        """Return `da` with dims (..., y, x) in canonical order; lazy."""
+        lead = [dim for dim in da.dims if dim not in self.dims]
+        return da.transpose(*lead, *self.dims).isel({self.y.dim: self.y.order, self.x.dim: self.x.order})
+
+    def restored(self, da: xr.DataArray, dims: tuple[Hashable, ...]) -> xr.DataArray:
+        """Return canonical `da`, on this grid or a refined one, in the user's orientation and order of dims."""
+        flips = {axis.dim: slice(None, None, -1) for axis in (self.y, self.x) if axis.flipped}
+        return da.isel(flips).transpose(*dims)
+
+    def coarsen(self, scale: int) -> Grid:
+        """Return the grid of scale x scale groups of cells."""
+        y, x = self.y.coarsen(scale), self.x.coarsen(scale)
+        grid = replace(self, y=y, x=x, coords=xr.Dataset())
+        return replace(grid, coords=coarsen_lonlat(self.coords, self.dims, scale).merge(self._lines(y, x)))
+
+    def refine(self, scale: int) -> Grid:
+        """Return the grid of cells cut into scale x scale parts."""
+        y, x = self.y.refine(scale), self.x.refine(scale)
+        grid = replace(self, y=y, x=x, coords=xr.Dataset())
+        return replace(grid, coords=refine_lonlat(self.coords, self.dims, scale).merge(self._lines(y, x)))
+
+    def _lines(self, y: Axis, x: Axis) -> xr.Dataset:
+        """Return the 1-D coordinates of new axes with this grid's names and attributes."""
+        lines: dict[Hashable, Any] = {}
+        for old, new in ((self.y, y), (self.x, x)):
+            for name, variable in self.coords.variables.items():
+                if variable.dims != (old.dim,) or not np.allclose(
+                    _turned(variable, old), old.centres, rtol=0, atol=1e-3 * old.spacing
+                ):
+                    continue
+                turn = np.round((old.centres[0] - float(variable.values[0])) / 360.0) * 360.0
+                shift = turn if old.kind == "longitude" else 0.0
+                values = (new.centres - shift).astype(variable.dtype if variable.dtype.kind == "f" else float)
+                if old.kind == "longitude":
+                    values = _same_convention(values, variable.values)
+                attrs = {key: value for key, value in variable.attrs.items() if key != "bounds"}
+                lines[name] = (old.dim, values, attrs)
+        return xr.Dataset(coords=lines)
+
+    def locate(self, wanted: Grid) -> Location | None:
+        """Return where `wanted` lies on this grid, or None if it is not (a crop of) it."""
+        rows, columns = locate(self.y, wanted.y), locate(self.x, wanted.x)
+        return None if rows is None or columns is None else Location(rows, columns)
+
+    def crop(self, location: Location) -> Grid:
+        """Return the grid of some of the rows and columns, coordinates bit for bit."""
+        coords = self.coords.isel({self.y.dim: location.rows, self.x.dim: location.columns})
+        return replace(self, y=self.y.take(location.rows), x=self.x.take(location.columns), coords=coords)
+
+    def parts(self) -> list[slice]:
+        """Return the connected stretches of columns."""
+        return self.x.parts
+
+    def describe(self) -> str:
+        """Return one line a person can read."""
+        wrap = ", periodic" if self.x.periodic else ""
+        gaps = f", {len(self.x.breaks)} gap(s)" if self.x.breaks else ""
+        return (
+            f"{self.y.dim} {self.y.size} x {self.x.dim} {self.x.size}, "
+            f"{self.y.centres[0]:g} to {self.y.centres[-1]:g} by {self.y.spacing:.4g}, "
+            f"{self.x.centres[0]:g} to {self.x.centres[-1]:g} by {self.x.spacing:.4g}{wrap}{gaps}"
+        )
+
+
+def _turned(variable: xr.Variable, axis: Axis) -> np.ndarray:
+    """Return a coordinate's values in the turn of the axis' centres."""
+    values = (
+        np.asarray(variable.values, dtype=np.float64)
+        if variable.dtype.kind in "fiu"
+        else np.full(axis.size, np.nan)
+    )
+    if axis.kind == "longitude":
+        values = values + 360.0 * np.round((axis.centres - values) / 360.0)
+    return values
+
+
+def _same_convention(values: np.ndarray, given: np.ndarray) -> np.ndarray:
+    """Return longitudes within the turn (0..360, -180..180) that the given ones, already wrapped, keep to."""
+    jumps = np.flatnonzero(np.diff(given) < 0) if len(given) else np.array([])
+    if not len(jumps):
+        return values
+    ceiling = 180.0 if given.min() < 0 else 360.0
+    return np.where(values >= ceiling, values - 360.0, values)
+
+
+def grid_of(da: xr.DataArray, *, gaps: bool = False, bounds: xr.Dataset | None = None) -> Grid:
+    """Return the horizontal grid of `da`.
+
+    Parameters
+    ----------
+    da : xr.DataArray
+        With 1-D coordinates along y and x.
+    gaps : bool
+        Whether longitudes may have gaps wider than 1.5 cells.
+    bounds : xr.Dataset, optional
+        Where the coordinates' bounds may be found.
+
+    Raises
+    ------
+    GridError
+        If axes are not found, repeated, not monotonic or have a gap.
+    """
+    names: AxisNames = find_axes(da)
+    y = make_axis(da, names.y, "y", bounds=bounds)
+    x = make_axis(da, names.x, "x", gaps=gaps, bounds=bounds)
+    flat = {
+        name: coordinate.variable
+        for name, coordinate in da.coords.items()
+        if coordinate.dims and set(coordinate.dims) <= {names.y, names.x}
+    }
+    coords = xr.Dataset(coords=flat).isel({names.y: y.order, names.x: x.order})
+    return Grid(y, x, coords, names.time)

@@ -1,0 +1,244 @@
+"""Coarsening and interpolation of fields, labelled and bare, with cell areas and missing cells.
+
+Labelled arrays in and out; the arithmetic of interpolation is `xsuperres.nn.resample`'s, tiled by
+`xsuperres.tiles`. Torch and dask are imported when first needed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from xsuperres.errors import GridError
+from xsuperres.fields.checks import check_values, is_lazy
+from xsuperres.fields.grid import Grid, check_scale, grid_of
+from xsuperres.tiles import AxisPlan, map_tiles
+
+__all__ = [
+    "attach",
+    "coarsen",
+    "coarsen_array",
+    "interpolate",
+    "interpolate_array",
+    "plane_plans",
+    "with_history",
+]
+
+
+def coarsen_array(
+    values: np.ndarray, area: np.ndarray, scale: int, *, minimum_valid_fraction: float = 0.5
+) -> np.ndarray:
+    """Return area-weighted means of scale x scale groups of cells, NaN where too little area is valid.
+
+    Parameters
+    ----------
+    values : ndarray (..., y, x)
+        In canonical order; the result keeps its dtype, sums are float64.
+    area : ndarray (y, x)
+        Cell areas.
+    minimum_valid_fraction : float
+        Least valid fraction of a group's area.
+    """
+    valid = np.isfinite(values)
+    weight = np.where(valid, area, 0.0)
+    total = _group_sum(np.broadcast_to(area, values.shape[-2:]), scale)
+    covered = _group_sum(weight, scale)
+    sums = _group_sum(np.where(valid, values, 0.0) * weight, scale)
+    enough = (covered > 0) & (covered >= minimum_valid_fraction * total * (1 - 1e-9))
+    means = np.divide(sums, covered, out=np.full(sums.shape, np.nan), where=enough)
+    return means.astype(values.dtype)
+
+
+def _group_sum(values: np.ndarray, scale: int) -> np.ndarray:
+    *lead, ny, nx = values.shape
+    return values.reshape(*lead, ny // scale, scale, nx // scale, scale).sum(axis=(-3, -1))
+
+
+def interpolate_array(
+    values: np.ndarray, scale: int, method: str = "bicubic", *, periodic: bool = False
+) -> np.ndarray:
+    """Refine `values` (..., y, x), one connected part, NaN-aware; computed in float64, dtype kept.
+
+    NaN cells stay NaN over all their fine cells.
+    """
+    from xsuperres.nn.resample import radius
+
+    wrap = radius(method) if periodic else 0
+    index = np.arange(-wrap, values.shape[-1] + wrap) % values.shape[-1]
+    fine = _interpolate_block(values[..., index] if wrap else values, scale, method)
+    return fine[..., wrap * scale : fine.shape[-1] - wrap * scale]
+
+
+def _interpolate_block(
+    block: np.ndarray, scale: int, method: str, origin: tuple[int, ...] = ()
+) -> np.ndarray:
+    import torch
+
+    from xsuperres.nn.resample import interpolate as refine
+    from xsuperres.nn.resample import interpolate_valid, repeat_cells
+
+    *lead, ny, nx = block.shape
+    planes = torch.from_numpy(np.ascontiguousarray(block, dtype=np.float64).reshape(-1, 1, ny, nx))
+    valid = torch.isfinite(planes)
+    if bool(valid.all()):
+        fine = refine(planes, scale, method)
+    else:
+        fine = interpolate_valid(torch.nan_to_num(planes), valid, scale, method)
+        fine = torch.where(repeat_cells(valid.double(), scale) > 0.5, fine, torch.nan)
+    return fine.reshape(*lead, ny * scale, nx * scale).numpy().astype(block.dtype)
+
+
+def plane_plans(ndim: int, grid: Grid, halo: int, scale: int) -> list[AxisPlan]:
+    """Return the tiling of canonical data (..., y, x): a halo on y and x, wrap on a periodic x."""
+    plane = [AxisPlan((halo, halo), axis.periodic, scale) for axis in (grid.y, grid.x)]
+    return [AxisPlan()] * (ndim - 2) + plane
+
+
+def interpolate(
+    da: xr.DataArray, scale: int, *, method: str = "bicubic", like: xr.DataArray | xr.Dataset | None = None
+) -> xr.DataArray:
+    """Refine `da` by interpolation; see `SuperResolutionAccessor.interpolate`."""
+    from xsuperres.nn.resample import radius
+
+    scale, reach = check_scale(scale), radius(method)
+    check_values(da)
+    coarse = grid_of(da)
+    fine = coarse.refine(scale) if like is None else _fine_like(like, coarse, scale)
+    values = coarse.canonical(da)
+
+    def refine(block: np.ndarray, origin: tuple[int, ...]) -> np.ndarray:
+        return _interpolate_block(block, scale, method)
+
+    data = map_tiles(
+        refine,
+        values.data,
+        plane_plans(values.ndim, coarse, reach, scale),
+        dtype=da.dtype,
+        name="interpolate",
+        token=(method, scale),
+    )
+    note = f"xsuperres: {method} interpolation, scale {scale}"
+    return attach(da, data, values.dims, coarse, fine, note=note)
+
+
+def _fine_like(like: xr.DataArray | xr.Dataset, coarse: Grid, scale: int) -> Grid:
+    """Return the part of the grid of `like` that `coarse` refines to."""
+    da = like if isinstance(like, xr.DataArray) else _first_plane(like)
+    fine = grid_of(da, bounds=like if isinstance(like, xr.Dataset) else None)
+    location = fine.locate(coarse.refine(scale))
+    if location is None:
+        location = _through_groups(fine, coarse, scale)
+    if location is None:
+        raise GridError(
+            f"`like` does not hold the grid of scale={scale}: expected cells of {coarse.refine(scale).describe()}, "
+            f"got {fine.describe()}."
+        )
+    return fine.crop(location)
+
+
+def _through_groups(fine: Grid, coarse: Grid, scale: int) -> Any:
+    """Return where the coarse cells' own fine cells lie, for grids whose spacing is uneven."""
+    from xsuperres.fields.grid import Location
+
+    if any(size % scale for size in fine.shape):
+        return None
+    groups = fine.coarsen(scale).locate(coarse)
+    if groups is None:
+        return None
+    return Location(fine_index(groups.rows, scale), fine_index(groups.columns, scale))
+
+
+def fine_index(index: np.ndarray, scale: int) -> np.ndarray:
+    """Return the fine indices of coarse cells."""
+    return (index[:, None] * scale + np.arange(scale)).ravel()
+
+
+def _first_plane(ds: xr.Dataset) -> xr.DataArray:
+    planes = [v for v in ds.data_vars.values() if v.ndim >= 2]
+    if not planes:
+        raise GridError("Expected a Dataset with a field on the fine grid, got none of 2 or more dims.")
+    return planes[0]
+
+
+def coarsen(da: xr.DataArray, scale: int, *, minimum_valid_fraction: float = 0.5) -> xr.DataArray:
+    """Coarsen `da` by area-weighted means; see `SuperResolutionAccessor.coarsen`."""
+    scale = check_scale(scale)
+    check_values(da)
+    grid = grid_of(da)
+    coarse = grid.coarsen(scale)
+    values = grid.canonical(da)
+    data = _coarsen_data(values.data, grid.area, scale, minimum_valid_fraction, lazy=is_lazy(values))
+    note = f"xsuperres: area-weighted coarsening, scale {scale}"
+    out = attach(da, data, values.dims, grid, coarse, note=note)
+    planes = {
+        name: coordinate
+        for name, coordinate in da.coords.items()
+        if set(coordinate.dims) == set(grid.dims)
+        and coordinate.dtype.kind in "fbiu"
+        and name not in out.coords
+    }
+    for name, coordinate in planes.items():
+        canonical = grid.canonical(coordinate).values.astype(np.float64)
+        mean = coarsen_array(canonical, grid.area, scale, minimum_valid_fraction=minimum_valid_fraction)
+        dtype = coordinate.dtype if coordinate.dtype.kind == "f" else np.float32
+        plane = xr.DataArray(mean.astype(dtype), dims=grid.dims, attrs=coordinate.attrs)
+        out = out.assign_coords({name: grid.restored(plane, coordinate.dims)})
+    return out
+
+
+def _coarsen_data(data: Any, area: np.ndarray, scale: int, fraction: float, *, lazy: bool) -> Any:
+    if not lazy:
+        return coarsen_array(np.asarray(data), area, scale, minimum_valid_fraction=fraction)
+    import dask.array
+
+    whole = {axis: tuple(_multiples(data.chunks[axis], scale)) for axis in (data.ndim - 2, data.ndim - 1)}
+    data = data.rechunk(whole)
+    weights = dask.array.from_array(area, chunks=data.chunks[-2:], name=False)
+    sizes = [tuple(c // scale for c in chunks) for chunks in data.chunks[-2:]]
+    return dask.array.map_blocks(
+        coarsen_array,
+        data,
+        weights,
+        scale,
+        minimum_valid_fraction=fraction,
+        chunks=(*data.chunks[:-2], *sizes),
+        dtype=data.dtype,
+        meta=np.empty((0,) * data.ndim, data.dtype),
+        name=None,
+    )
+
+
+def _multiples(chunks: tuple[int, ...], scale: int) -> list[int]:
+    """Return chunk sizes with every boundary moved down to a multiple of `scale`."""
+    edges = np.unique(np.concatenate([[0], np.cumsum(chunks) // scale * scale]))
+    edges[-1] = sum(chunks)
+    return np.diff(edges).tolist()
+
+
+def attach(
+    source: xr.DataArray, data: Any, dims: tuple[Any, ...], grid: Grid, target: Grid, *, note: str
+) -> xr.DataArray:
+    """Return `data` (canonical, on grid `target`) as a DataArray like `source`, which lies on `grid`.
+
+    Kept: name, attributes, coordinates that do not lie on the horizontal grid, orientation and order of dims.
+    Replaced: horizontal coordinates, by those of `target`. Dropped: encodings of packing and chunks.
+    """
+    out = xr.DataArray(data, dims=dims, name=source.name, attrs=dict(source.attrs))
+    kept = {
+        name: coordinate.variable
+        for name, coordinate in source.coords.items()
+        if not set(coordinate.dims) & set(grid.dims)
+    }
+    moved = {name: v for name, v in target.coords.variables.items() if name not in kept}
+    out = out.assign_coords(kept).assign_coords(xr.Dataset(coords=moved).coords)
+    out = grid.restored(out, source.dims)
+    out.encoding = {k: v for k, v in source.encoding.items() if k in ("grid_mapping",)}
+    return with_history(out, note)
+
+
+def with_history(da: xr.DataArray, note: str) -> xr.DataArray:
+    """Return `da` with one more line in its history attribute."""
+    before = da.attrs.get("history")
+    return da.assign_attrs(history=f"{before}\n{note}" if before else note)

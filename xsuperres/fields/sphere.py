@@ -1,0 +1,72 @@
+"""2-D latitudes and longitudes of rotated and projected grids, coarsened and refined on the sphere.
+
+Labelled arrays in and out. Points are averaged and interpolated as unit vectors, so the date line and the
+poles are places like any other.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import xarray as xr
+
+__all__ = ["coarsen_lonlat", "lonlat_names", "refine_lonlat"]
+
+
+def lonlat_names(coords: xr.Dataset, dims: tuple[str, str]) -> tuple[str, str] | None:
+    """Return the names of the 2-D longitude and latitude among `coords`, if both are there."""
+    found = {}
+    for which in ("longitude", "latitude"):
+        for name, variable in coords.variables.items():
+            told = (variable.attrs.get("standard_name"), str(name), variable.attrs.get("long_name"))
+            if set(variable.dims) == set(dims) and {which, which[:3]} & {str(t).lower() for t in told}:
+                found[which] = str(name)
+                break
+    return (found["longitude"], found["latitude"]) if len(found) == 2 else None
+
+
+def coarsen_lonlat(coords: xr.Dataset, dims: tuple[str, str], scale: int) -> xr.Dataset:
+    """Return 2-D longitude and latitude of scale x scale groups of cells, or an empty Dataset."""
+    return _through_vectors(coords, dims, lambda vectors: _block_mean(vectors, scale))
+
+
+def refine_lonlat(coords: xr.Dataset, dims: tuple[str, str], scale: int) -> xr.Dataset:
+    """Return 2-D longitude and latitude of cells cut into scale x scale parts, or an empty Dataset."""
+    return _through_vectors(coords, dims, lambda vectors: _refined(_refined(vectors, scale, 1), scale, 2))
+
+
+def _through_vectors(coords: xr.Dataset, dims: tuple[str, str], change) -> xr.Dataset:  # type: ignore[no-untyped-def]
+    names = lonlat_names(coords, dims)
+    if names is None:
+        return xr.Dataset()
+    lon, lat = (coords[name].transpose(*dims) for name in names)
+    u, v = np.deg2rad(lon.values.astype(float)), np.deg2rad(lat.values.astype(float))
+    vectors = change(np.stack([np.cos(v) * np.cos(u), np.cos(v) * np.sin(u), np.sin(v)]))
+    longitude = np.rad2deg(np.arctan2(vectors[1], vectors[0]))
+    if float(lon.max()) > 180.0:  # keep the convention 0..360
+        longitude = longitude % 360.0
+    latitude = np.rad2deg(np.arctan2(vectors[2], np.hypot(vectors[0], vectors[1])))
+    return xr.Dataset(
+        coords={
+            names[0]: (dims, longitude.astype(lon.dtype), lon.attrs),
+            names[1]: (dims, latitude.astype(lat.dtype), lat.attrs),
+        }
+    )
+
+
+def _block_mean(vectors: np.ndarray, scale: int) -> np.ndarray:
+    c, ny, nx = vectors.shape
+    return vectors.reshape(c, ny // scale, scale, nx // scale, scale).mean(axis=(2, 4))
+
+
+def _refined(vectors: np.ndarray, scale: int, axis: int) -> np.ndarray:
+    """Interpolate linearly along one axis, and extrapolate in the outer halves of the outermost cells."""
+    lines = np.moveaxis(vectors, axis, 0)
+    if len(lines) == 1:
+        return np.repeat(vectors, scale, axis=axis)
+    padded = np.concatenate([2 * lines[:1] - lines[1:2], lines, 2 * lines[-1:] - lines[-2:-1]])
+    out = np.empty((len(lines) * scale, *lines.shape[1:]))
+    for phase in range(scale):
+        offset = (phase + 0.5) / scale - 0.5
+        neighbour = padded[:-2] if offset < 0 else padded[2:]
+        out[phase::scale] = (1 - abs(offset)) * lines + abs(offset) * neighbour
+    return np.moveaxis(out, 0, axis)

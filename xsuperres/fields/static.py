@@ -1,0 +1,235 @@
+"""Static fields: found on a DataArray or given, brought to a grid, made into network channels.
+
+Labelled arrays in; static fields come out as a Dataset of float32 planes (y, x) in canonical order. Each gives
+two channels: its anomaly (fine minus interpolated coarse of the same field) and its value, both scaled by what
+the training domain showed.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+
+from xsuperres.errors import StaticFieldError, XSuperResWarning
+from xsuperres.fields.grid import Grid, grid_of
+from xsuperres.fields.resample import coarsen_array, interpolate_array
+from xsuperres.fields.sphere import lonlat_names
+
+__all__ = [
+    "ELEVATION",
+    "LAND",
+    "StaticScaling",
+    "anomalies",
+    "find_static",
+    "fit_static_scaling",
+    "named",
+    "static_channels",
+]
+
+ELEVATION = ("surface_altitude", "height", "geopotential_height_at_surface")
+LAND = ("land_binary_mask", "land_area_fraction")
+_STANDARD_NAMES = {
+    *ELEVATION[:1],
+    *LAND,
+    "sea_binary_mask",
+    "sea_area_fraction",
+    "sea_ice_area_fraction",
+    "sea_floor_depth_below_geoid",
+    "soil_type",
+    "surface_geopotential",
+    "surface_roughness_length",
+    "vegetation_area_fraction",
+    "slope",
+    "aspect",
+}
+_COMMON_NAMES = {
+    "elevation": ELEVATION[0],
+    "orography": ELEVATION[0],
+    "orog": ELEVATION[0],
+    "topography": ELEVATION[0],
+    "altitude": ELEVATION[0],
+    "land_mask": LAND[0],
+    "land_sea_mask": LAND[0],
+    "lsm": LAND[0],
+    "land_fraction": LAND[1],
+    "sftlf": LAND[1],
+}
+
+StaticLike = xr.Dataset | xr.DataArray | Sequence[str]
+
+
+def find_static(da: xr.DataArray, grid: Grid, static: StaticLike | None) -> xr.Dataset:
+    """Return the static fields for `grid`, the fine grid, as float32 planes in canonical order.
+
+    Parameters
+    ----------
+    da : xr.DataArray
+        Its coordinates are searched when `static` is None (CF standard names) or a list of names.
+    grid : Grid
+        The fine grid that must be covered.
+    static : Dataset, DataArray, list of str or None
+        Fields with coordinates of their own may cover more than the grid.
+
+    Raises
+    ------
+    StaticFieldError
+        If one is missing, not a plane, on another grid, or NaN somewhere on the grid.
+    """
+    if isinstance(static, str):
+        static = [static]
+    if isinstance(static, xr.DataArray):
+        static = static.to_dataset(name=static.name or "static")
+    if isinstance(static, xr.Dataset):
+        planes = {str(name): _on_grid(str(name), field, grid) for name, field in _fields(static).items()}
+    else:
+        names = _riding(da, grid) if static is None else _asked(da, grid, static)
+        planes = {name: grid.canonical(da.coords[name]) for name in names}
+    return xr.Dataset({name: _plane(name, field, grid) for name, field in planes.items()})
+
+
+def _fields(static: xr.Dataset) -> dict[str, xr.DataArray]:
+    """Return the data variables of a Dataset and the static fields that ride on them as coordinates."""
+    found = {str(name): field for name, field in static.data_vars.items() if not str(name).endswith("_bnds")}
+    if not found:
+        found = {
+            str(name): field
+            for name, field in static.coords.items()
+            if field.ndim == 2 and _is_static(str(name), field)
+        }
+    return found
+
+
+def _riding(da: xr.DataArray, grid: Grid) -> list[str]:
+    """Return the names of 2-D coordinates that are static fields by their standard name."""
+    return [
+        str(name)
+        for name, field in da.coords.items()
+        if set(field.dims) == set(grid.dims) and _is_static(str(name), field)
+    ]
+
+
+def _is_static(name: str, field: xr.DataArray) -> bool:
+    return field.dtype.kind in "fbiu" and (
+        field.attrs.get("standard_name") in _STANDARD_NAMES or name.lower() in _COMMON_NAMES
+    )
+
+
+def _asked(da: xr.DataArray, grid: Grid, names: Iterable[str]) -> list[str]:
+    names = list(names)
+    missing = [name for name in names if name not in da.coords]
+    if missing:
+        there = [str(n) for n, c in da.coords.items() if set(c.dims) == set(grid.dims)]
+        raise StaticFieldError(
+            f"Static fields {missing} are not coordinates of the data; 2-D coordinates there: {there}. "
+            "Attach them with .assign_coords(name=field) or pass static=Dataset."
+        )
+    return names
+
+
+def _on_grid(name: str, field: xr.DataArray, grid: Grid) -> xr.DataArray:
+    """Return a field with coordinates of its own, cut to `grid`."""
+    extra = [d for d in field.dims if field.sizes[d] == 1 and field.ndim > 2]
+    field = field.squeeze(extra, drop=True) if extra else field
+    if field.ndim != 2:
+        raise StaticFieldError(
+            f"Static field {name!r} must have the two horizontal dims, got {tuple(field.dims)}; "
+            "select one time (.isel(time=0, drop=True))."
+        )
+    own = grid_of(field)
+    location = own.locate(grid)
+    if location is None:
+        raise StaticFieldError(
+            f"Static field {name!r} lies on another grid: expected {grid.describe()}, or more of the same cells, "
+            f"got {own.describe()}."
+        )
+    cut = own.canonical(field).isel({own.y.dim: location.rows, own.x.dim: location.columns})
+    return cut.drop_vars(list(cut.coords)).rename({own.y.dim: grid.y.dim, own.x.dim: grid.x.dim})
+
+
+def _plane(name: str, field: xr.DataArray, grid: Grid) -> xr.DataArray:
+    if set(field.dims) != set(grid.dims):
+        raise StaticFieldError(f"Static field {name!r} must have dims {grid.dims}, got {tuple(field.dims)}.")
+    if field.dtype.kind not in "fbiu":
+        raise StaticFieldError(f"Static field {name!r} must be numeric, got dtype {field.dtype}.")
+    values = np.asarray(field.values, dtype=np.float32)
+    if not np.isfinite(values).all():
+        share = 100 * float(np.mean(~np.isfinite(values)))
+        raise StaticFieldError(
+            f"Static field {name!r} is NaN on {share:.2g} % of the domain; fill it, for instance .fillna(0) for "
+            "elevation over the sea."
+        )
+    return xr.DataArray(values, dims=grid.dims, attrs=dict(field.attrs))
+
+
+def named(static: xr.Dataset, standard_names: Iterable[str]) -> xr.DataArray | None:
+    """Return the first static field with one of the CF standard names, by attribute or by its usual name."""
+    wanted = set(standard_names)
+    for name, field in static.data_vars.items():
+        told = field.attrs.get("standard_name") or _COMMON_NAMES.get(str(name).lower())
+        if told in wanted:
+            return field
+    return None
+
+
+@dataclass(frozen=True)
+class StaticScaling:
+    """How static fields become channels: each name's mean, sd and sd of the anomaly on the training domain."""
+
+    names: tuple[str, ...]
+    mean: tuple[float, ...]
+    sd: tuple[float, ...]
+    anomaly_sd: tuple[float, ...]
+
+
+def anomalies(static: xr.Dataset, grid: Grid, scale: int) -> np.ndarray:
+    """Return each static field minus the interpolation of its own coarsening, float64 (static, y, x)."""
+    if not static.data_vars:
+        return np.zeros((0, *grid.shape))
+    fields = np.stack([static[name].values.astype(np.float64) for name in static.data_vars])
+    out = np.empty_like(fields)
+    for part in grid.parts():
+        fine = fields[..., part]
+        coarse = coarsen_array(fine, grid.area[:, part], scale)
+        out[..., part] = fine - interpolate_array(coarse, scale, "bicubic", periodic=grid.x.periodic)
+    return out
+
+
+def fit_static_scaling(static: xr.Dataset, anomaly: np.ndarray, area: np.ndarray) -> StaticScaling:
+    """Return the area-weighted statistics that scale static fields and their anomalies."""
+    names = tuple(str(name) for name in static.data_vars)
+    weight = area / area.sum()
+    means, sds, anomaly_sds = [], [], []
+    for index, name in enumerate(names):
+        values = static[name].values.astype(np.float64)
+        mean = float((values * weight).sum())
+        sd = float(np.sqrt(((values - mean) ** 2 * weight).sum()))
+        if not sd > 1e-12 * max(1.0, abs(mean)):
+            warnings.warn(
+                f"Static field {name!r} is constant on the training domain: the network learns nothing from it.",
+                XSuperResWarning,
+                stacklevel=3,
+            )
+        anomaly_sd = float(np.sqrt((anomaly[index] ** 2 * weight).sum()))
+        means.append(mean)
+        sds.append(sd if sd > 1e-12 * max(1.0, abs(mean)) else 1.0)
+        anomaly_sds.append(anomaly_sd if anomaly_sd > 1e-9 * max(1.0, abs(mean)) else 1.0)
+    return StaticScaling(names, tuple(means), tuple(sds), tuple(anomaly_sds))
+
+
+def static_channels(static: xr.Dataset, anomaly: np.ndarray, scaling: StaticScaling) -> np.ndarray:
+    """Return the network's static channels, float32 (2 x static, y, x): anomalies, then values."""
+    if not scaling.names:
+        return np.zeros((0, *anomaly.shape[-2:]), np.float32)
+    fields = np.stack([static[name].values.astype(np.float64) for name in scaling.names])
+    columns = [np.asarray(v)[:, None, None] for v in (scaling.mean, scaling.sd, scaling.anomaly_sd)]
+    mean, sd, anomaly_sd = columns
+    return np.concatenate([anomaly / anomaly_sd, (fields - mean) / sd]).astype(np.float32)
+
+
+def is_lonlat(coords: xr.Dataset, dims: tuple[str, str], name: str) -> bool:
+    """Return whether `name` is the grid's 2-D longitude or latitude."""
+    return name in (lonlat_names(coords, dims) or ())

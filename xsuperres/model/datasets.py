@@ -1,0 +1,60 @@
+"""Small Datasets as tensors and JSON: coordinates and static fields inside a model file.
+
+Labelled arrays in and out. Times become numbers with CF units and calendar; text goes to the header.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+
+__all__ = ["dataset_from_tensors", "dataset_to_tensors"]
+
+
+def dataset_to_tensors(ds: xr.Dataset, prefix: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Return the variables of `ds` as tensors, and a header that is JSON.
+
+    Parameters
+    ----------
+    prefix : str
+        Of the tensors' names.
+    """
+    tensors, header = {}, {}
+    for name, variable in ds.variables.items():
+        encoded = xr.conventions.encode_cf_variable(variable.copy(deep=False), name=str(name))
+        values = np.asarray(encoded.values)
+        entry: dict[str, Any] = {"dims": [str(d) for d in variable.dims], "attrs": _plain(encoded.attrs)}
+        if values.dtype.kind in "OSU":
+            entry["text"] = np.asarray(variable.values).astype(str).tolist()
+        else:
+            entry["time"] = variable.dtype.kind in "mM" or variable.dtype == object
+            tensors[f"{prefix}{name}"] = torch.from_numpy(np.array(values, order="C", copy=True))
+        header[str(name)] = entry
+    return tensors, header
+
+
+def dataset_from_tensors(tensors: dict[str, torch.Tensor], header: dict[str, Any], prefix: str) -> xr.Dataset:
+    """Return the Dataset that `dataset_to_tensors` took apart; every variable is a data variable."""
+    variables = {}
+    for name, entry in header.items():
+        values = np.asarray(entry["text"]) if "text" in entry else tensors[f"{prefix}{name}"].numpy()
+        variable = xr.Variable(entry["dims"], values, entry["attrs"])
+        if entry.get("time"):
+            variable = xr.conventions.decode_cf_variable(name, variable)
+        variables[name] = variable
+    return xr.Dataset(variables)
+
+
+def _plain(attrs: dict[Any, Any]) -> dict[str, Any]:
+    """Return attributes as JSON can hold them."""
+    plain = {}
+    for name, value in attrs.items():
+        if isinstance(value, (np.ndarray, np.generic)):
+            value = value.tolist()
+        plain[str(name)] = (
+            value if isinstance(value, (str, int, float, bool, list, type(None))) else str(value)
+        )
+    return plain

@@ -1,0 +1,222 @@
+"""The model file: one ``.safetensors`` file of tensors and a JSON header, checked by sha256, never pickled.
+
+The digest covers every tensor (name, dtype, shape, bytes) and the header, because safetensors alone accepts a
+flipped bit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from dataclasses import asdict, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+
+from xsuperres.config import DataConfig, NetworkConfig
+from xsuperres.errors import ModelFileError
+from xsuperres.fields.baselines import LinearBaselines, Scaling
+from xsuperres.fields.grid import grid_of
+from xsuperres.fields.static import StaticScaling
+from xsuperres.model.artefact import SRModel, TrainingRecord, Variable
+from xsuperres.model.datasets import dataset_from_tensors, dataset_to_tensors
+from xsuperres.nn.network import NetworkSpec, build_network
+
+__all__ = ["FORMAT_VERSION", "digest_of", "load_model", "model_from_bytes", "model_to_bytes", "save_model"]
+
+FORMAT_VERSION = 1
+_KEY = "xsuperres"
+
+
+def save_model(model: SRModel, path: str | os.PathLike[str]) -> None:
+    """Write `model` beside `path`, then rename, so that the file appears whole or not at all."""
+    target = Path(path).expanduser()
+    data = model_to_bytes(model)
+    try:
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    except OSError as error:
+        raise ModelFileError(
+            f"Cannot write the model to {str(target)!r}: {error}; choose a folder you can write to."
+        ) from error
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(name, 0o666 & ~_umask())
+        os.replace(name, target)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        raise ModelFileError(
+            f"Cannot write the model to {str(target)!r}: {error}; nothing was changed."
+        ) from error
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def load_model(path: str | os.PathLike[str]) -> SRModel:
+    """Read a model file.
+
+    Parameters
+    ----------
+    path : path-like
+        Written by `SRModel.save`.
+
+    Returns
+    -------
+    SRModel
+
+    Raises
+    ------
+    ModelFileError
+        If the file is missing, truncated, altered, of a newer format, or not a model.
+    """
+    target = Path(path).expanduser()
+    try:
+        data = target.read_bytes()
+    except OSError as error:
+        raise ModelFileError(f"Cannot read the model file {str(target)!r}: {error}.") from error
+    return model_from_bytes(data, source=str(target))
+
+
+def model_to_bytes(model: SRModel) -> bytes:
+    """Return the content of the model file."""
+    import safetensors.torch
+
+    tensors, header = _parts(model)
+    header["sha256"] = _digest(tensors, header)
+    return safetensors.torch.save(tensors, metadata={_KEY: json.dumps(header)})
+
+
+def model_from_bytes(data: bytes, *, source: str = "bytes") -> SRModel:
+    """Return the model from the content of a model file; see `load_model` for the errors."""
+    import safetensors.torch
+
+    try:
+        size = int.from_bytes(data[:8], "little")
+        metadata = json.loads(data[8 : 8 + size])["__metadata__"]
+        header = json.loads(metadata[_KEY])
+        if not isinstance(header, dict):
+            raise TypeError("the header is not a mapping")
+    except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
+        raise ModelFileError(
+            f"{source!r} is not an xsuperres model, or is damaged at its beginning; expected a file written by "
+            "model.save(path)."
+        ) from error
+    if header.get("format", 0) > FORMAT_VERSION:
+        raise ModelFileError(
+            f"{source!r} has model format {header['format']}, this version reads up to {FORMAT_VERSION}; "
+            f"upgrade xsuperres (written by {header.get('package')})."
+        )
+    try:
+        tensors = safetensors.torch.load(data)
+    except Exception as error:
+        raise ModelFileError(
+            f"{source!r} is truncated or damaged ({error}); copy it again from its source."
+        ) from error
+    recorded = header.pop("sha256", None)
+    if recorded != _digest(tensors, header):
+        raise ModelFileError(
+            f"{source!r} was altered: its content does not match its sha256; copy it again from its source."
+        )
+    return _model(tensors, header)
+
+
+def digest_of(model: SRModel) -> str:
+    """Return the sha256 that the model's file bears."""
+    return _digest(*_parts(model))
+
+
+def _digest(tensors: dict[str, torch.Tensor], header: dict[str, Any]) -> str:
+    sha = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        sha.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        sha.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()
+
+
+def _parts(model: SRModel) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    from xsuperres import __version__
+
+    arrays = {name: getattr(model.baselines, name) for name in _baseline_arrays()}
+    if model.fine_mask is not None:
+        arrays["fine_mask"] = model.fine_mask
+    tensors = {
+        f"network.{name}": tensor.detach().cpu().contiguous()
+        for name, tensor in model.network.state_dict().items()
+    }
+    tensors |= {f"baselines.{name}": torch.from_numpy(np.ascontiguousarray(a)) for name, a in arrays.items()}
+    coords, coords_header = dataset_to_tensors(model.grid.coords, "coords.")
+    static, static_header = dataset_to_tensors(model.static, "static.")
+    header = {
+        "format": FORMAT_VERSION,
+        "package": f"xsuperres {__version__}",
+        "spec": asdict(model.spec),
+        "variable": asdict(model.variable),
+        "scaling": asdict(model.scaling),
+        "residual_sd": model.baselines.residual_sd,
+        "static_scaling": asdict(model.static_scaling),
+        "data": asdict(model.data),
+        "training": asdict(model.training),
+        "origin": model.origin,
+        "dims": list(model.grid.dims),
+        "halo": model.halo,
+        "stride": 1,
+        "coords": coords_header,
+        "static": static_header,
+    }
+    return tensors | coords | static, json.loads(json.dumps(header))
+
+
+def _baseline_arrays() -> list[str]:
+    return [field.name for field in fields(LinearBaselines) if field.name != "residual_sd"]
+
+
+def _model(tensors: dict[str, torch.Tensor], header: dict[str, Any]) -> SRModel:
+    spec = dict(header["spec"])
+    spec["config"] = NetworkConfig(**spec["config"])
+    spec["domain"] = tuple(spec["domain"]) if spec["domain"] else None
+    network = build_network(NetworkSpec(**spec))
+    weights = {n.removeprefix("network."): t for n, t in tensors.items() if n.startswith("network.")}
+    network.load_state_dict(weights)
+    network = network.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    arrays = {
+        n.removeprefix("baselines."): t.numpy() for n, t in tensors.items() if n.startswith("baselines.")
+    }
+    mask = arrays.pop("fine_mask", None)
+    coords = dataset_from_tensors(tensors, header["coords"], "coords.")
+    coords = coords.set_coords(list(coords.variables))
+    dims = header["dims"]
+    plane = xr.DataArray(np.zeros([coords.sizes[d] for d in dims]), dims=dims, coords=coords.coords)
+    return SRModel(
+        spec=network.spec,
+        network=network,
+        variable=Variable(**header["variable"]),
+        scaling=Scaling(**header["scaling"]),
+        baselines=LinearBaselines(**arrays, residual_sd=header["residual_sd"]),
+        static_scaling=_tuples(StaticScaling, header["static_scaling"]),
+        data=DataConfig(**header["data"]),
+        grid=grid_of(plane, gaps=True),
+        static=dataset_from_tensors(tensors, header["static"], "static."),
+        training=_tuples(TrainingRecord, header["training"]),
+        fine_mask=mask,
+        origin=header["origin"],
+    )
+
+
+def _tuples(kind: Any, values: dict[str, Any]) -> Any:
+    """Return the dataclass `kind` with JSON's lists made tuples again, one level deep."""
+    assert is_dataclass(kind)
+    return kind(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})

@@ -1,0 +1,96 @@
+"""The models active in this process, looked up by variable name and scale, and all those seen, by digest.
+
+Nothing trained lives on an accessor: xarray drops it with its object.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import weakref
+
+from xsuperres.errors import NoModelError
+from xsuperres.model.artefact import SRModel
+
+__all__ = ["activate", "active_model", "active_models", "deactivate", "known_model", "remember"]
+
+logger = logging.getLogger(__name__)
+Key = tuple[str | None, int]
+_ACTIVE: dict[Key, SRModel] = {}
+_KNOWN: weakref.WeakValueDictionary[str, SRModel] = weakref.WeakValueDictionary()
+_LOCK = threading.Lock()
+
+
+def remember(model: SRModel) -> SRModel:
+    """Make `model` known by its digest for as long as it lives."""
+    with _LOCK:
+        _KNOWN[model.digest] = model
+    return model
+
+
+def known_model(digest: str) -> SRModel | None:
+    """Return the model of that digest if it is loaded in this process."""
+    return _KNOWN.get(digest)
+
+
+def activate(model: SRModel) -> SRModel:
+    """Make `model` the one that ``downscale(scale=...)`` uses for its variable and scale; the last wins.
+
+    Parameters
+    ----------
+    model : SRModel
+        From ``fit`` or `load_model`.
+
+    Returns
+    -------
+    SRModel
+        The same model.
+    """
+    key = (model.variable.name, model.scale)
+    with _LOCK:
+        replaced = _ACTIVE.get(key)
+        _ACTIVE[key] = model
+    if replaced is not None and replaced.digest != model.digest:
+        logger.info("Model %s for %r at scale %d replaces %s.", model.digest[:8], *key, replaced.digest[:8])
+    return remember(model)
+
+
+def active_models() -> dict[Key, SRModel]:
+    """Return the active models by (variable name, scale)."""
+    with _LOCK:
+        return dict(_ACTIVE)
+
+
+def deactivate(name: str | None = None, scale: int | None = None) -> None:
+    """Forget active models: all, those of a variable, those of a scale, or one.
+
+    Parameters
+    ----------
+    name : str, optional
+        Variable name.
+    scale : int, optional
+        Scale.
+    """
+    with _LOCK:
+        for key in list(_ACTIVE):
+            if name in (None, key[0]) and scale in (None, key[1]):
+                del _ACTIVE[key]
+
+
+def active_model(name: object, scale: int) -> SRModel:
+    """Return the active model for a variable and scale.
+
+    Raises
+    ------
+    NoModelError
+        That says which models are active and how to get one.
+    """
+    models = active_models()
+    found = models.get((None if name is None else str(name), scale))
+    if found is None:
+        have = ", ".join(f"{n!r} at scale {s}" for n, s in models) or "none"
+        raise NoModelError(
+            f"No model is active for {name!r} at scale {scale} (active: {have}). Train one with "
+            f".sr.fit(scale={scale}), or load one with xsuperres.load_model(path) and pass it: .sr.downscale(model)."
+        )
+    return found

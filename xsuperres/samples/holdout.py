@@ -1,0 +1,140 @@
+"""Which samples validate: blocks in time, a period, or a stretch of the domain; never random steps.
+
+Labelled arrays in, masks out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from xsuperres.errors import ConfigError, DataError
+from xsuperres.fields.grid import Grid
+
+__all__ = ["Holdout", "hold_out", "leading_dim"]
+
+_SPACE_SHARE = 0.15  # of the longer axis
+_LARGEST_BLOCKS = 4
+
+
+@dataclass(frozen=True)
+class Holdout:
+    """Masks of training and validation.
+
+    Parameters
+    ----------
+    training, validation : ndarray of bool (fields,)
+        Fields, ordered as `FieldBlocks` counts them.
+    weight, validation_weight : ndarray (Y, X)
+        1 for fine cells that count, else 0.
+    kind : str
+        For people: what was held out.
+    """
+
+    training: np.ndarray
+    validation: np.ndarray
+    weight: np.ndarray
+    validation_weight: np.ndarray
+    kind: str
+
+
+def leading_dim(da: xr.DataArray, grid: Grid) -> str | None:
+    """Return the dimension along which samples are counted: time, else the first that is not horizontal."""
+    lead = [str(dim) for dim in da.dims if dim not in grid.dims]
+    return grid.time if grid.time in lead else next(iter(lead), None)
+
+
+def hold_out(da: xr.DataArray, grid: Grid, validation: Any, *, scale: int, halo: int) -> Holdout:
+    """Return the masks for ``fit(validation=...)``.
+
+    Parameters
+    ----------
+    validation : float, slice, "space", xr.DataArray or None
+        A fraction (up to four blocks at the ends of equal stretches of time), a period, a stretch of the longer
+        horizontal axis at least `halo` coarse cells apart from training, other data, or nothing.
+
+    Raises
+    ------
+    ConfigError, DataError
+        If it is none of these, or leaves nothing to train on or to validate with.
+    """
+    dim = leading_dim(da, grid)
+    count = int(da.sizes[dim]) if dim else 1
+    if count == 0:
+        raise DataError(f"Dimension {dim!r} has length 0: there is nothing to train on; check the selection.")
+    every, ones = np.ones(count, bool), np.ones(grid.shape)
+    fields = int(np.prod([da.sizes[d] for d in da.dims if d not in (*grid.dims, dim)], dtype=int))
+    if isinstance(validation, str):
+        if validation != "space":
+            raise ConfigError(
+                f"validation must be a fraction, a time slice, a DataArray, 'space' or None, got {validation!r}."
+            )
+        training, held = _stretch(grid, scale, halo)
+        everything = np.repeat(every, fields)
+        return Holdout(everything, everything, training, held, f"held-out {_longer(grid)} stretch")
+    if isinstance(validation, xr.DataArray) or validation is None or validation is False:
+        kind = "other data" if isinstance(validation, xr.DataArray) else "none"
+        return Holdout(np.repeat(every, fields), np.zeros(count * fields, bool), ones, ones, kind)
+    chosen, kind = _times(da, dim, count, validation)
+    if not chosen.any() or chosen.all():
+        raise DataError(
+            f"validation={validation!r} holds out {int(chosen.sum())} of {count} steps along {dim!r}; use another "
+            "period or fraction, validation='space', or validation=None."
+        )
+    return Holdout(np.repeat(~chosen, fields), np.repeat(chosen, fields), ones, ones, kind)
+
+
+def _times(da: xr.DataArray, dim: str | None, count: int, validation: Any) -> tuple[np.ndarray, str]:
+    if isinstance(validation, slice):
+        if dim is None or dim not in da.coords:
+            raise ConfigError(f"validation={validation!r} needs a time coordinate, the data have none.")
+        positions = xr.DataArray(np.arange(count), dims=[dim], coords={dim: da.coords[dim]})
+        chosen = np.zeros(count, bool)
+        chosen[positions.sel({dim: validation}).values] = True
+        return chosen, f"period {validation.start} to {validation.stop}"
+    if isinstance(validation, bool) or not isinstance(validation, (int, float)) or not 0 < validation < 1:
+        raise ConfigError(
+            f"validation must be a fraction between 0 and 1, a time slice, a DataArray, 'space' or None, got {validation!r}."
+        )
+    return _end_blocks(count, validation), f"{validation:g} of time, in blocks"
+
+
+def _end_blocks(count: int, fraction: float) -> np.ndarray:
+    """Return a mask of blocks at the ends of equal stretches, together `fraction` of all, at least one step."""
+    held = min(max(1, round(fraction * count)), count - 1)
+    blocks = min(_LARGEST_BLOCKS, max(1, held // 4))
+    chosen = np.zeros(count, bool)
+    ends = np.linspace(0, count, blocks + 1).round().astype(int)[1:]
+    sizes = np.diff(np.linspace(0, held, blocks + 1).round().astype(int))
+    for end, size in zip(ends, sizes, strict=True):
+        chosen[end - size : end] = True
+    return chosen
+
+
+def _longer(grid: Grid) -> str:
+    return grid.x.dim if grid.x.size >= grid.y.size else grid.y.dim
+
+
+def _stretch(grid: Grid, scale: int, halo: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the weights of training and validation cells (Y, X), a halo apart."""
+    along_x = _longer(grid) == grid.x.dim
+    axis = grid.x if along_x else grid.y
+    cells = axis.size // scale
+    held = max(1, round(_SPACE_SHARE * cells))
+    if cells - held - halo * (2 if axis.periodic else 1) < cells // 3:
+        raise DataError(
+            f"validation='space' needs a wider domain: {cells} coarse cells along {axis.dim!r}, of which {held} are held "
+            f"out and {halo} must lie between; use a time validation, or a smaller network."
+        )
+    training, validation = np.ones(cells), np.zeros(cells)
+    validation[-held:] = 1
+    training[-held - halo :] = 0
+    if axis.periodic:
+        training[:halo] = 0
+    fine = [np.repeat(line, scale) for line in (training, validation)]
+    shape = (1, -1) if along_x else (-1, 1)
+    planes = [np.broadcast_to(line.reshape(shape), grid.shape).copy() for line in fine]
+    return planes[0], planes[1]

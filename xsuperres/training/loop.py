@@ -1,0 +1,182 @@
+"""The training loop: steps, moving average, validation, early stopping, history.
+
+Tensors only; what a step is, and how a network is validated, is handed in.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from xsuperres.config import OptimizationConfig
+from xsuperres.errors import TrainingError, XSuperResWarning
+from xsuperres.nn.network import SuperResolution
+from xsuperres.samples.readers import Batch, Reader
+from xsuperres.training.averaging import WeightAverage
+from xsuperres.training.budget import Budget, Clock, learning_rate
+
+__all__ = ["Trained", "Validate", "train"]
+
+logger = logging.getLogger(__name__)
+Validate = Callable[[SuperResolution], dict[str, float]]
+
+
+class Step(Protocol):
+    """One optimizer step."""
+
+    def __call__(self, batch: Batch, rate: float) -> Tensor: ...
+
+
+@dataclass
+class Trained:
+    """What training gave: the best network, its validation score, the number of steps, the history."""
+
+    network: SuperResolution
+    score: dict[str, float] = field(default_factory=dict)
+    steps: int = 0
+    history: dict[str, list[float]] = field(default_factory=dict)
+
+
+def train(
+    network: SuperResolution,
+    reader: Reader,
+    step: Step,
+    validate: Validate | None,
+    config: OptimizationConfig,
+    *,
+    clock: Clock,
+    device: torch.device,
+    progress: bool = True,
+) -> Trained:
+    """Train `network` until its budget is used up, patience is lost, or Ctrl-C.
+
+    Parameters
+    ----------
+    validate : callable or None
+        Returns a score with the key ``rmse``, smaller is better. None keeps the last average.
+
+    Returns
+    -------
+    Trained
+        The moving average with the best score.
+    """
+    budget = Budget(config, reader.steps_per_epoch, clock)
+    average = WeightAverage(network, config.averaging)
+    keeper = _Keeper(average, validate, config, budget)
+    bar = tqdm(
+        total=100, disable=not progress, desc="fit", bar_format="{desc} {percentage:3.0f}%|{bar}|{postfix}"
+    )
+    network.train()
+    try:
+        for batch in _endless(reader):
+            share = budget.progress(keeper.steps)
+            if keeper.finished(share):
+                break
+            loss = step(batch.to(device), learning_rate(config, share))
+            average.update()
+            keeper.count(loss)
+            bar.update(math.floor(100 * share) - bar.n)
+            if keeper.due(share):
+                bar.set_postfix_str(keeper.check(share))
+    except KeyboardInterrupt:
+        warnings.warn(
+            f"Training was interrupted after {keeper.steps} steps; the best model so far is returned.",
+            XSuperResWarning,
+            stacklevel=3,
+        )
+    finally:
+        bar.close()
+    return keeper.result()
+
+
+def _endless(reader: Reader) -> Iterator[Batch]:
+    epoch = 0
+    while True:
+        yield from reader.batches(epoch)
+        epoch += 1
+
+
+class _Keeper:
+    """Counts steps and losses, validates when it is due, keeps the best weights and the history."""
+
+    def __init__(
+        self, average: WeightAverage, validate: Validate | None, config: OptimizationConfig, budget: Budget
+    ) -> None:
+        self.average, self.validate, self.config, self.budget = average, validate, config, budget
+        self.steps, self.checks, self.stale = 0, 0, 0
+        self.losses: list[Tensor] = []
+        self.best: dict[str, float] = {}
+        self.best_state: dict[str, Any] | None = None
+        self.history: dict[str, list[float]] = {}
+
+    def count(self, loss: Tensor) -> None:
+        self.steps += 1
+        self.losses.append(loss)
+
+    def due(self, share: float) -> bool:
+        """Return whether a validation is due: evenly over the budget."""
+        if self.budget.max_steps and not self.budget.started:
+            every = max(1, self.budget.max_steps // self.config.validations)
+            return self.steps % every == 0
+        return share >= (self.checks + 1) / self.config.validations
+
+    def finished(self, share: float) -> bool:
+        patient = self.config.patience is None or self.stale < self.config.patience
+        return share >= 1.0 or not patient
+
+    def check(self, share: float) -> str:
+        """Validate the average, remember it if it is the best, and return a line for the progress bar."""
+        self.checks += 1
+        loss = float(torch.stack(self.losses).mean()) if self.losses else math.nan
+        self.losses.clear()
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"The loss became {loss} after {self.steps} steps; use a smaller learning_rate than "
+                f"{self.config.learning_rate} or check the data for extreme values."
+            )
+        rate = learning_rate(self.config, share)
+        entry = {
+            "step": self.steps,
+            "seconds": self.budget.clock.wall_seconds(),
+            "loss": loss,
+            "learning_rate": rate,
+        }
+        line = f"loss {loss:.4f}"
+        if self.validate is not None:
+            score = self._validated()
+            entry |= score
+            line += f", validation {score['rmse']:.4g} ({score['ratio_to_bicubic']:.3f} of bicubic)"
+        for name, value in entry.items():
+            self.history.setdefault(name, []).append(value)
+        return line
+
+    def _validated(self) -> dict[str, float]:
+        assert self.validate is not None
+        before = self.budget.clock.cpu_seconds()
+        score = self.validate(self.average.average)
+        self.budget.reserve = 1.3 * (self.budget.clock.cpu_seconds() - before)
+        if not self.best or score["rmse"] < self.best["rmse"]:
+            self.best, self.stale = score, 0
+            self.best_state = copy.deepcopy(self.average.average.state_dict())
+        else:
+            self.stale += 1
+        return score
+
+    def result(self) -> Trained:
+        if self.losses:
+            self.check(1.0)
+        if self.steps == 0:
+            raise TrainingError("Training ended before its first step; give it a larger budget.")
+        network = self.average.average
+        if self.best_state is not None:
+            network.load_state_dict(self.best_state)
+        return Trained(network, self.best, self.steps, self.history)
