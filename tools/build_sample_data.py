@@ -151,9 +151,7 @@ def with_grid(ds: xr.Dataset, earth: Earth) -> xr.Dataset:
         "elevation": (plane, heights, elevation),
         "land_fraction": (plane, land, land_fraction),
     }
-    return ds.assign_coords(coords).assign(
-        lat_bnds=(("lat", "bnds"), lat_bnds), lon_bnds=(("lon", "bnds"), lon_bnds)
-    )
+    return ds.assign_coords(coords).assign(lat_bnds=(("lat", "bnds"), lat_bnds), lon_bnds=(("lon", "bnds"), lon_bnds))
 
 
 def axis_attrs(standard_name: str, axis: str, units: str, bounds: str) -> dict[str, str]:
@@ -162,14 +160,10 @@ def axis_attrs(standard_name: str, axis: str, units: str, bounds: str) -> dict[s
 
 def accumulation_hours(depth: xr.DataArray) -> int:
     """Hours over which precipitation was accumulated: the ones that give the known global mean."""
-    weights = np.sin(np.deg2rad((depth.lat + 0.5).clip(max=90))) - np.sin(
-        np.deg2rad(depth.lat - 0.5)
-    )
+    weights = np.sin(np.deg2rad((depth.lat + 0.5).clip(max=90))) - np.sin(np.deg2rad(depth.lat - 0.5))
     millimetres = 1000 * float(depth.weighted(weights).mean())
     matches = [
-        hours
-        for hours in (1, 3, 6, 12, 24)
-        if abs(millimetres * 24 / hours / GLOBAL_MEAN_PRECIPITATION - 1) < 0.15
+        hours for hours in (1, 3, 6, 12, 24) if abs(millimetres * 24 / hours / GLOBAL_MEAN_PRECIPITATION - 1) < 0.15
     ]
     if len(matches) != 1:
         raise SystemExit(f"no accumulation length explains a global mean of {millimetres:.3f} mm")
@@ -184,13 +178,10 @@ def read_era5() -> xr.Dataset:
     # without the south pole 2, 3, 4, 5 and 6 divide the number of rows
     source = source.isel(lat=slice(0, 180)).load()
     if accumulation_hours(source["tp"]) != 1:
-        raise SystemExit(
-            "total precipitation is not an hourly sum: correct the comment and the unit"
-        )
+        raise SystemExit("total precipitation is not an hourly sum: correct the comment and the unit")
     source["tp"] = source["tp"].astype(float) * (1000 / 3600)
     fields = {
-        name: source[raw].drop_attrs().assign_attrs(variable_attrs(name))
-        for name, (raw, *_) in ERA5_VARIABLES.items()
+        name: source[raw].drop_attrs().assign_attrs(variable_attrs(name)) for name, (raw, *_) in ERA5_VARIABLES.items()
     }
     hours = source["time"].values.astype("timedelta64[h]")
     times = (np.datetime64("1940-01-01T00", "h") + hours).astype("datetime64[ns]")
@@ -239,9 +230,7 @@ def read_hadgem2() -> xr.DataArray:
     names = ["A1B", "E1"]
     runs = [xr.open_dataset(folder / f"{n}_north_america.nc")["air_temperature"] for n in names]
     runs = [run.drop_vars(["forecast_period", "forecast_reference_time"]) for run in runs]
-    scenario = xr.DataArray(
-        names, dims="scenario", attrs={"long_name": "SRES or ENSEMBLES scenario"}
-    )
+    scenario = xr.DataArray(names, dims="scenario", attrs={"long_name": "SRES or ENSEMBLES scenario"})
     tas = xr.concat(runs, scenario.rename("scenario"), join="exact", combine_attrs="drop")
     tas = tas.rename("tas").rename(latitude="lat", longitude="lon")
     return tas.isel(lat=slice(0, 36), lon=slice(0, 48)).load()

@@ -29,9 +29,7 @@ def package_folder(name: str) -> Path:
 
 def cumulative_at(values: Floats, edges: Floats, at: Floats, *, period: float | None) -> Floats:
     """Integral of a cell-wise constant field along the first axis, from edges[0] to `at`."""
-    integral = np.concatenate(
-        [np.zeros_like(values[:1]), np.cumsum(values * np.diff(edges)[:, None], axis=0)]
-    )
+    integral = np.concatenate([np.zeros_like(values[:1]), np.cumsum(values * np.diff(edges)[:, None], axis=0)])
     turns = np.zeros_like(at) if period is None else np.floor((at - edges[0]) / period)
     inside = at - turns * (period or 0.0)
     cell = np.clip(np.searchsorted(edges, inside, side="right") - 1, 0, len(values) - 1)
@@ -40,17 +38,13 @@ def cumulative_at(values: Floats, edges: Floats, at: Floats, *, period: float | 
     return partial + turns[:, None] * integral[-1]
 
 
-def mean_along(
-    values: Floats, edges: Floats, bounds: Floats, *, period: float | None = None
-) -> Floats:
+def mean_along(values: Floats, edges: Floats, bounds: Floats, *, period: float | None = None) -> Floats:
     """Conservative mean along the first axis over each of `bounds` (n, 2), lower bound first."""
     lower, upper = (cumulative_at(values, edges, side, period=period) for side in bounds.T)
     return (upper - lower) / (bounds[:, 1] - bounds[:, 0])[:, None]
 
 
-def area_mean(
-    field: NDArray[Any], *, edges: tuple[Floats, Floats], bounds: tuple[Floats, Floats]
-) -> Floats:
+def area_mean(field: NDArray[Any], *, edges: tuple[Floats, Floats], bounds: tuple[Floats, Floats]) -> Floats:
     """Area-weighted mean of a global (lat, lon) field, south to north, over lat-lon cells.
 
     `edges` and `bounds` are (latitude, longitude) in degrees. Longitude is periodic. Columns are
@@ -59,9 +53,7 @@ def area_mean(
     sin_edges = np.sin(np.deg2rad(edges[0]))
     sin_bounds = np.sin(np.deg2rad(np.sort(bounds[0], axis=1)))
     columns = range(0, field.shape[1], 720)
-    bands = [
-        mean_along(field[:, c : c + 720].astype(float), sin_edges, sin_bounds) for c in columns
-    ]
+    bands = [mean_along(field[:, c : c + 720].astype(float), sin_edges, sin_bounds) for c in columns]
     by_longitude = np.concatenate(bands, axis=1).T
     return mean_along(by_longitude, edges[1], np.sort(bounds[1], axis=1), period=360.0).T
 
@@ -84,9 +76,7 @@ class Earth:
     def _height_of_land(self, relief: NDArray[Any]) -> Floats:
         """Height, with sea as 0 m, also where the coasts differ and ETOPO5 has bathymetry."""
         lat, lon = self._relief_edges
-        land = self.land_fraction(
-            np.stack([lat[:-1], lat[1:]], 1), np.stack([lon[:-1], lon[1:]], 1)
-        )
+        land = self.land_fraction(np.stack([lat[:-1], lat[1:]], 1), np.stack([lon[:-1], lon[1:]], 1))
         inland = land > 1 - 1e-6
         height = np.where(inland, np.maximum(relief, LOWEST_LAND), np.maximum(relief, 0.0))
         return np.where(land >= 0.5, height, 0.0)

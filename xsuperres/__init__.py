@@ -10,8 +10,8 @@ import importlib
 from typing import Any
 
 from xsuperres import accessor as _accessor  # noqa: F401  (registers .sr)
+from xsuperres._version import __version__
 
-__version__ = "0.1.0"
 
 _HOMES = {
     "DataConfig": "config",

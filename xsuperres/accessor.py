@@ -175,9 +175,7 @@ class SuperResolutionAccessor:
         if not isinstance(chosen, SRModel):
             raise ConfigError(f"model must be an SRModel or the path of one, got {type(chosen).__name__}.")
         if wanted not in (None, chosen.scale):
-            raise ConfigError(
-                f"scale={scale} differs from the model's scale of {chosen.scale}; leave scale out."
-            )
+            raise ConfigError(f"scale={scale} differs from the model's scale of {chosen.scale}; leave scale out.")
         return chosen
 
     def interpolate(

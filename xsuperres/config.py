@@ -37,9 +37,7 @@ def resolve(kind: type[C], given: C | Mapping[str, Any] | None) -> C:
     if given is None:
         return kind()
     if not isinstance(given, Mapping):
-        raise ConfigError(
-            f"Expected {kind.__name__}, a dict of its fields or None, got {type(given).__name__}."
-        )
+        raise ConfigError(f"Expected {kind.__name__}, a dict of its fields or None, got {type(given).__name__}.")
     fields = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
     for name in given:
         if name not in fields:
@@ -97,16 +95,26 @@ class DataConfig:
         A model for a fixed domain learns the mean residual and the climatology of every cell of its training
         grid and is refused elsewhere (a crop is fine). An open one can be applied anywhere, given the static
         fields there. "auto" is open if validation="space", else fixed.
+    contrast_radius : int
+        On an open domain the network is shown each coarse cell's contrast to the mean of the cells within this
+        radius, not its value, so that it learns patterns, not places; 0 shows the value.
     minimum_valid_fraction : float
         A coarse cell is valid when at least this fraction of its area is.
     """
 
     domain: Literal["auto", "fixed", "open"] = "auto"
+    contrast_radius: int = 2
     minimum_valid_fraction: float = 0.5
 
     def __post_init__(self) -> None:
         check_choice("domain", self.domain, ("auto", "fixed", "open"))
+        _at_least(self, 0, "contrast_radius")
         _between(self, 0.0, 1.0, "minimum_valid_fraction")
+
+    @property
+    def reach(self) -> int:
+        """Neighbouring coarse cells that the input channels depend on."""
+        return self.contrast_radius if self.domain == "open" else 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,15 +209,11 @@ def _at_least(config: object, least: int, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
-            raise ConfigError(
-                f"{type(config).__name__}.{name} must be an integer of at least {least}, got {value!r}."
-            )
+            raise ConfigError(f"{type(config).__name__}.{name} must be an integer of at least {least}, got {value!r}.")
 
 
 def _between(config: object, low: float, high: float, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
         if not low <= value <= high:
-            raise ConfigError(
-                f"{type(config).__name__}.{name} must lie between {low} and {high}, got {value!r}."
-            )
+            raise ConfigError(f"{type(config).__name__}.{name} must lie between {low} and {high}, got {value!r}.")

@@ -29,7 +29,7 @@ from xsuperres.fields.baselines import LinearBaselines, Scaling, TrainingMoments
 from xsuperres.fields.channels import channel_counts
 from xsuperres.fields.checks import check_units, check_values
 from xsuperres.fields.grid import Grid, check_scale, grid_of
-from xsuperres.fields.static import StaticLike, StaticScaling, anomalies, find_static, fit_static_scaling
+from xsuperres.fields.static import StaticLike, anomalies, find_static, fit_static_scaling
 from xsuperres.inference.apply import prepare
 from xsuperres.inference.chunked import downscale_values
 from xsuperres.inference.workers import choose_device
@@ -148,9 +148,7 @@ def _check_vector(da: xr.DataArray, sampling: SamplingConfig) -> None:
             )
 
 
-def _spec(
-    settings: FitSettings, statics: int, had_missing: bool, shape: tuple[int, int] | None
-) -> NetworkSpec:
+def _spec(settings: FitSettings, statics: int, had_missing: bool, shape: tuple[int, int] | None) -> NetworkSpec:
     fixed = settings.data.domain == "fixed"
     inputs, fine = channel_counts(statics, fixed=fixed, with_mask=had_missing)
     return NetworkSpec(
@@ -173,7 +171,9 @@ def _moments(
     blocks: FieldBlocks, holdout: Holdout, anomaly: np.ndarray, name: object, settings: FitSettings
 ) -> tuple[Scaling, LinearBaselines, bool]:
     """Return scaling, baselines and whether inputs have gaps, from one pass over the training samples."""
-    moments, missing = TrainingMoments(blocks.grid.area * holdout.weight, anomaly), False
+    area = blocks.grid.area * holdout.weight
+    moments = TrainingMoments(area, anomaly, contrast_radius=settings.data.contrast_radius)
+    missing = False
     for index in range(len(blocks)):
         fields = blocks.load(index)
         chosen = holdout.training[blocks.fields(index)]
@@ -240,8 +240,7 @@ def _started_from(model: SRModel, init: SRModel) -> SRModel:
         )
     if model.static_scaling.names != init.static_scaling.names:
         raise ConfigError(
-            f"init= was trained with static fields {init.static_scaling.names}, these are "
-            f"{model.static_scaling.names}."
+            f"init= was trained with static fields {init.static_scaling.names}, these are {model.static_scaling.names}."
         )
     if model.spec.config.location_features and model.spec.domain != init.spec.domain:
         raise ConfigError("init= has location features of another domain; they cannot be moved.")
@@ -297,9 +296,7 @@ def _check_count(samples: int, batch_size: int) -> None:
         )
 
 
-def _validator(
-    model: SRModel, blocks: FieldBlocks, holdout: Holdout, device: torch.device
-) -> Validate | None:
+def _validator(model: SRModel, blocks: FieldBlocks, holdout: Holdout, device: torch.device) -> Validate | None:
     """Return the function that scores a network on the held-out samples, through the code of inference."""
     if not holdout.validation.any():
         return None
@@ -373,7 +370,7 @@ def _period(da: xr.DataArray, grid: Grid) -> tuple[str, str] | None:
 
 
 def _versions() -> dict[str, str]:
-    from xsuperres import __version__
+    from xsuperres._version import __version__
 
     return {
         "xsuperres": __version__,

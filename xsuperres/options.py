@@ -32,9 +32,7 @@ class Options:
 
     def __post_init__(self) -> None:
         if self.memory_budget < 2**20:
-            raise ConfigError(
-                f"memory_budget is in bytes and at least 1 MiB (1048576), got {self.memory_budget}."
-            )
+            raise ConfigError(f"memory_budget is in bytes and at least 1 MiB (1048576), got {self.memory_budget}.")
 
 
 _OPTIONS: ContextVar[Options] = ContextVar("xsuperres_options", default=Options())  # noqa: B039

@@ -39,13 +39,9 @@ class Registry(Generic[T]):
 
         def register(part: T) -> T:
             labels = (name, *aliases)
-            taken = [label for label in labels if label in self] + (
-                [name] if len(set(labels)) < len(labels) else []
-            )
+            taken = [label for label in labels if label in self] + ([name] if len(set(labels)) < len(labels) else [])
             if taken:
-                raise ConfigError(
-                    f"The {self.kind} name {taken[0]!r} is registered already; choose another name."
-                )
+                raise ConfigError(f"The {self.kind} name {taken[0]!r} is registered already; choose another name.")
             self._parts[name] = part
             self._aliases.update(dict.fromkeys(aliases, name))
             return part

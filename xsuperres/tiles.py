@@ -157,10 +157,7 @@ def _map_eager(
 def _take(block: np.ndarray, axis: int, window: Window, starts: list[int]) -> np.ndarray:
     """Return the window's cells along `axis`; a view where it is one piece."""
     lead = (slice(None),) * axis
-    parts = [
-        block[(*lead, slice(starts[chunk] + start, starts[chunk] + stop))]
-        for chunk, start, stop in window.pieces
-    ]
+    parts = [block[(*lead, slice(starts[chunk] + start, starts[chunk] + stop))] for chunk, start, stop in window.pieces]
     contiguous = window.origin >= 0 and window.origin + sum(p.shape[axis] for p in parts) <= starts[-1]
     if contiguous:
         length = sum(p.shape[axis] for p in parts)
@@ -203,9 +200,7 @@ def _map_lazy(
 def _source(graph: dict[Any, Any], key: str, array: Any, pieces: tuple[tuple[int, int, int], ...]) -> Any:
     """Return the key of one piece of the input: a whole chunk, or a slice of it made a task of its own."""
     chunk = tuple(piece[0] for piece in pieces)
-    whole = all(
-        start == 0 and stop == array.chunks[axis][at] for axis, (at, start, stop) in enumerate(pieces)
-    )
+    whole = all(start == 0 and stop == array.chunks[axis][at] for axis, (at, start, stop) in enumerate(pieces))
     source = (array.name, *chunk)
     if whole:
         return source

@@ -24,9 +24,7 @@ CACHE_VARIABLE = "XSUPERRES_CACHE"
 
 EMBEDDED = {
     "era5_global_1deg": ("ERA5, global, 1 degree, 24 steps in March 2026: tas, pr, psl, uas, vas (embedded)"),
-    "hadgem2_north_america": (
-        "HadGEM2, North America, annual tas 1860-2099, scenarios A1B and E1 (embedded)"
-    ),
+    "hadgem2_north_america": ("HadGEM2, North America, annual tas 1860-2099, scenarios A1B and E1 (embedded)"),
 }
 
 
@@ -140,8 +138,7 @@ def _embedded_path(name: str) -> Path:
     path = Path(str(resources.files("xsuperres") / "data" / f"{name}.nc"))
     if not path.is_file():
         raise TutorialDataError(
-            f"The embedded data set {name!r} should be at {path}, which is not a file. "
-            "Reinstall xsuperres, unzipped."
+            f"The embedded data set {name!r} should be at {path}, which is not a file. Reinstall xsuperres, unzipped."
         )
     return path
 

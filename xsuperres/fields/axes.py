@@ -6,6 +6,7 @@ unwrapped so that they increase; blocks of data always run that way.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -80,7 +81,7 @@ class Axis:
     def parts(self) -> list[slice]:
         """The stretches between gaps."""
         edges = [0, *self.breaks, self.size]
-        return [slice(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+        return [slice(a, b) for a, b in itertools.pairwise(edges)]
 
     @property
     def flipped(self) -> bool:
@@ -148,13 +149,9 @@ def check_divisible(axis: Axis, scale: int) -> None:
         if size % scale or size < scale:
             fits = size - size % scale
             advice = (
-                f"crop it to {fits}, for instance .isel({axis.dim}=slice(0, {fits}))"
-                if fits
-                else "use a larger domain"
+                f"crop it to {fits}, for instance .isel({axis.dim}=slice(0, {fits}))" if fits else "use a larger domain"
             )
-            raise GridError(
-                f"Dimension {axis.dim!r} has {size} cells, which scale={scale} does not divide; {advice}."
-            )
+            raise GridError(f"Dimension {axis.dim!r} has {size} cells, which scale={scale} does not divide; {advice}.")
 
 
 def find_axes(da: xr.DataArray) -> AxisNames:
@@ -273,9 +270,7 @@ def _increasing(values: np.ndarray, dim: str, kind: Kind) -> tuple[np.ndarray, s
     if len(values) > 1 and (np.diff(values) <= 0).any():
         raise GridError(f"Coordinate {dim!r} has repeated values; keep each cell once (drop_duplicates).")
     if kind == "longitude" and len(values) and values[-1] - values[0] > 360.0:
-        raise GridError(
-            f"Coordinate {dim!r} is not monotonic, also when longitudes are unwrapped; sort it (sortby)."
-        )
+        raise GridError(f"Coordinate {dim!r} is not monotonic, also when longitudes are unwrapped; sort it (sortby).")
     return values, order
 
 
@@ -306,9 +301,7 @@ def _bounds(
         if kind == "longitude":  # to the turn of the centres
             pairs = pairs + 360.0 * np.round((values - pairs.mean(axis=1)) / 360.0)[:, None]
         if not ((pairs[:, 0] <= values) & (values <= pairs[:, 1])).all():
-            raise GridError(
-                f"Bounds {name!r} do not contain the values of {coordinate.name!r}; correct them."
-            )
+            raise GridError(f"Bounds {name!r} do not contain the values of {coordinate.name!r}; correct them.")
         return pairs[:, 0].copy(), pairs[:, 1].copy()
     return _inferred_bounds(values, kind, str(coordinate.name))
 

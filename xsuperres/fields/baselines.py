@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from xsuperres.errors import DataError
+from xsuperres.fields.channels import contrast
 
 __all__ = ["LAPSE_RATE", "LinearBaselines", "Scaling", "TrainingMoments"]
 
@@ -46,8 +47,9 @@ class LinearBaselines:
     climatology : ndarray (coarse y, coarse x)
         Mean training input.
     residual_sd : dict
-        Standard deviation of the training target about "linear_open" (static_regression), "linear_fixed"
-        (delta), "bicubic", "none" (the training mean) and "climatology" (each cell's own training mean).
+        Standard deviations. Of the training target about "linear_open" (static_regression), "linear_fixed"
+        (delta), "bicubic", "none" (the training mean) and "climatology" (each cell's own training mean);
+        of the coarse "contrast".
     """
 
     coefficients: np.ndarray
@@ -67,10 +69,13 @@ class TrainingMoments:
         Weights of the fine cells; 0 for those held out.
     anomaly : ndarray (static, y, x)
         Static anomalies.
+    contrast_radius : int
+        Of the neighbourhood whose contrast is measured.
     """
 
-    def __init__(self, area: np.ndarray, anomaly: np.ndarray) -> None:
-        self.area, self.anomaly = area, anomaly
+    def __init__(self, area: np.ndarray, anomaly: np.ndarray, *, contrast_radius: int = 0) -> None:
+        self.area, self.anomaly, self.contrast_radius = area, anomaly, contrast_radius
+        self.contrast_sum, self.contrast_count = 0.0, 0
         shape, statics = area.shape, len(anomaly)
         self.count = np.zeros(shape)
         self.sums = {name: np.zeros(shape) for name in ("b", "t", "bb", "bt", "tt")}
@@ -96,6 +101,17 @@ class TrainingMoments:
             self.coarse_sum, self.coarse_count = np.zeros(coarse.shape[1:]), np.zeros(coarse.shape[1:])
         self.coarse_sum += np.where(present, coarse, 0.0).sum(axis=0, dtype=np.float64)
         self.coarse_count += present.sum(axis=0)
+        self._add_contrast(coarse)
+
+    def _add_contrast(self, coarse: np.ndarray) -> None:
+        """Add squared contrasts; wrap-around is left out, since they only set a scale."""
+        import torch
+
+        values = torch.from_numpy(np.ascontiguousarray(coarse, dtype=np.float64))
+        valid = torch.isfinite(values)
+        squares = contrast(values, valid, self.contrast_radius).square()
+        self.contrast_sum += float(squares.sum())
+        self.contrast_count += int(valid.sum())
 
     def fit(self, name: object = "the data") -> tuple[Scaling, LinearBaselines]:
         """Return scaling statistics and baselines.
@@ -107,23 +123,17 @@ class TrainingMoments:
         """
         weight = self.area * self.count
         if not weight.sum() > 0 or self.coarse_sum is None or self.coarse_count is None:
-            raise DataError(
-                f"{name!r} has no valid value to train on: every cell is NaN; check the selection."
-            )
+            raise DataError(f"{name!r} has no valid value to train on: every cell is NaN; check the selection.")
         mean = float((self.area * self.sums["t"]).sum() / weight.sum())
         variance = float((self.area * self.sums["tt"]).sum() / weight.sum() - mean**2)
         if not variance > 1e-12 * max(1e-12, mean**2):
-            raise DataError(
-                f"{name!r} is constant ({mean:g}) on the training samples; nothing can be learnt."
-            )
+            raise DataError(f"{name!r} is constant ({mean:g}) on the training samples; nothing can be learnt.")
         coefficients = self._coefficients()
         slope, intercept, delta = self._per_cell()
         sizes = {"none": variance, **self._residual_variances(coefficients, delta)}
         residual_sd = {kind: float(np.sqrt(max(size, 1e-12 * variance))) for kind, size in sizes.items()}
         with np.errstate(invalid="ignore"):
-            climatology = np.where(
-                self.coarse_count > 0, self.coarse_sum / np.maximum(self.coarse_count, 1), np.nan
-            )
+            climatology = np.where(self.coarse_count > 0, self.coarse_sum / np.maximum(self.coarse_count, 1), np.nan)
         baselines = LinearBaselines(coefficients, delta, slope, intercept, climatology, residual_sd)
         return Scaling(mean, float(np.sqrt(variance))), baselines
 
@@ -173,4 +183,5 @@ class TrainingMoments:
             "linear_open": plain - float(explained) / total,
             "linear_fixed": fixed,
             "climatology": float((self.area * about).sum()) / total,
+            "contrast": self.contrast_sum / max(1, self.contrast_count),
         }

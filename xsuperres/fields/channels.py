@@ -14,7 +14,7 @@ import numpy as np
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Channels", "channel_counts"]
+__all__ = ["Channels", "channel_counts", "contrast"]
 
 
 def channel_counts(statics: int, *, fixed: bool, with_mask: bool) -> tuple[int, int]:
@@ -22,18 +22,36 @@ def channel_counts(statics: int, *, fixed: bool, with_mask: bool) -> tuple[int, 
     return 1 + fixed + with_mask, 2 * statics + fixed
 
 
+def contrast(values: Tensor, valid: Tensor, radius: int) -> Tensor:
+    """Return values minus the mean of the valid cells within `radius` in y and x (inside the domain); (n, y, x)."""
+    from torch.nn import functional as F
+
+    def mean(planes: Tensor) -> Tensor:
+        size = 2 * radius + 1
+        return F.avg_pool2d(planes[:, None], size, stride=1, padding=radius, count_include_pad=False)[:, 0]
+
+    filled = values.where(valid, 0)
+    return (values - mean(filled) / mean(valid.to(values.dtype)).clamp_min(1e-6)).where(valid, 0)
+
+
 @dataclass(frozen=True, eq=False)
 class Channels:
     """How fields of one domain become channels.
+
+    On a fixed domain a network is shown the scaled value and its anomaly from the climatology of the cell. On an open
+    one it is shown the contrast to the neighbourhood instead: told the value itself, it learns places by heart, which
+    costs skill elsewhere (``benchmarks/defaults.md``).
 
     Parameters
     ----------
     mean, sd : float
         Of the variable, in its units.
     climatology : ndarray (y, x) or None
-        Mean training input on the coarse grid; a fixed domain's channel is the anomaly from it.
-    anomaly_sd : float
-        Standard deviation of such anomalies.
+        Mean training input on the coarse grid; None on an open domain.
+    anomaly_sd, contrast_sd : float
+        Standard deviations of anomaly and contrast.
+    contrast_radius : int
+        Of the neighbourhood in coarse cells; 0 shows the value.
     with_mask : bool
         Whether a channel says which coarse cells are valid.
     fine : ndarray (c, Y, X)
@@ -50,21 +68,37 @@ class Channels:
     sd: float
     climatology: np.ndarray | None
     anomaly_sd: float
+    contrast_sd: float
+    contrast_radius: int
     with_mask: bool
     fine: np.ndarray
     correction: np.ndarray | None
     has_skip: bool
     gain: float
 
-    def coarse(self, values: Tensor, valid: Tensor, climatology: Tensor | None) -> Tensor:
-        """Return the coarse channels (n, c, y, x) of values (n, y, x), valid where `valid`, filled with 0."""
+    def coarse(self, values: Tensor, valid: Tensor, climatology: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return scaled values and coarse channels, missing cells filled with 0.
+
+        Parameters
+        ----------
+        values, valid : Tensor (n, y, x)
+            In units of the variable, and where they count.
+        climatology : Tensor (y, x) or None
+            Of these cells, on a fixed domain.
+
+        Returns
+        -------
+        tuple of Tensor
+            The value (n, 1, y, x) and the channels (n, c, y, x), float32.
+        """
         import torch
 
-        zero = torch.zeros((), dtype=torch.float32, device=values.device)
-        channels = [torch.where(valid, ((values - self.mean) / self.sd).float(), zero)]
+        value = ((values - self.mean) / self.sd).where(valid, 0).float()
+        channels = [value]
         if climatology is not None:
-            anomaly = ((values - climatology) / self.anomaly_sd).float()
-            channels.append(torch.where(valid, anomaly, zero))
+            channels.append(((values - climatology) / self.anomaly_sd).where(valid, 0).float())
+        elif self.contrast_radius:
+            channels = [contrast(value, valid, self.contrast_radius) * (self.sd / self.contrast_sd)]
         if self.with_mask:
             channels.append(valid.float())
-        return torch.stack(channels, dim=1)
+        return value[:, None], torch.stack(channels, dim=1)

@@ -22,11 +22,7 @@ __all__ = ["Grid", "Location", "check_scale", "grid_of"]
 
 def check_scale(scale: Any) -> int:
     """Return `scale` as an int; anything but a whole number of at least 2 is an error."""
-    if (
-        isinstance(scale, bool)
-        or not isinstance(scale, (int, float, np.integer, np.floating))
-        or scale != int(scale)
-    ):
+    if isinstance(scale, bool) or not isinstance(scale, (int, float, np.integer, np.floating)) or scale != int(scale):
         raise GridError(f"scale must be a whole number of at least 2, got {scale!r}.")
     if scale < 2:
         raise GridError(f"scale must be at least 2 (fine cells per coarse cell and axis), got {scale!r}.")
@@ -149,9 +145,7 @@ class Grid:
 def _turned(variable: xr.Variable, axis: Axis) -> np.ndarray:
     """Return a coordinate's values in the turn of the axis' centres."""
     values = (
-        np.asarray(variable.values, dtype=np.float64)
-        if variable.dtype.kind in "fiu"
-        else np.full(axis.size, np.nan)
+        np.asarray(variable.values, dtype=np.float64) if variable.dtype.kind in "fiu" else np.full(axis.size, np.nan)
     )
     if axis.kind == "longitude":
         values = values + 360.0 * np.round((axis.centres - values) / 360.0)

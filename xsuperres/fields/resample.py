@@ -20,6 +20,8 @@ __all__ = [
     "attach",
     "coarsen",
     "coarsen_array",
+    "fine_index",
+    "fine_like",
     "interpolate",
     "interpolate_array",
     "plane_plans",
@@ -56,9 +58,7 @@ def _group_sum(values: np.ndarray, scale: int) -> np.ndarray:
     return values.reshape(*lead, ny // scale, scale, nx // scale, scale).sum(axis=(-3, -1))
 
 
-def interpolate_array(
-    values: np.ndarray, scale: int, method: str = "bicubic", *, periodic: bool = False
-) -> np.ndarray:
+def interpolate_array(values: np.ndarray, scale: int, method: str = "bicubic", *, periodic: bool = False) -> np.ndarray:
     """Refine `values` (..., y, x), one connected part, NaN-aware; computed in float64, dtype kept.
 
     NaN cells stay NaN over all their fine cells.
@@ -71,9 +71,7 @@ def interpolate_array(
     return fine[..., wrap * scale : fine.shape[-1] - wrap * scale]
 
 
-def _interpolate_block(
-    block: np.ndarray, scale: int, method: str, origin: tuple[int, ...] = ()
-) -> np.ndarray:
+def _interpolate_block(block: np.ndarray, scale: int, method: str, origin: tuple[int, ...] = ()) -> np.ndarray:
     import torch
 
     from xsuperres.nn.resample import interpolate as refine
@@ -105,7 +103,7 @@ def interpolate(
     scale, reach = check_scale(scale), radius(method)
     check_values(da)
     coarse = grid_of(da)
-    fine = coarse.refine(scale) if like is None else _fine_like(like, coarse, scale)
+    fine = coarse.refine(scale) if like is None else fine_like(like, coarse, scale)
     values = coarse.canonical(da)
 
     def refine(block: np.ndarray, origin: tuple[int, ...]) -> np.ndarray:
@@ -123,7 +121,7 @@ def interpolate(
     return attach(da, data, values.dims, coarse, fine, note=note)
 
 
-def _fine_like(like: xr.DataArray | xr.Dataset, coarse: Grid, scale: int) -> Grid:
+def fine_like(like: xr.DataArray | xr.Dataset, coarse: Grid, scale: int) -> Grid:
     """Return the part of the grid of `like` that `coarse` refines to."""
     da = like if isinstance(like, xr.DataArray) else _first_plane(like)
     fine = grid_of(da, bounds=like if isinstance(like, xr.Dataset) else None)
@@ -175,9 +173,7 @@ def coarsen(da: xr.DataArray, scale: int, *, minimum_valid_fraction: float = 0.5
     planes = {
         name: coordinate
         for name, coordinate in da.coords.items()
-        if set(coordinate.dims) == set(grid.dims)
-        and coordinate.dtype.kind in "fbiu"
-        and name not in out.coords
+        if set(coordinate.dims) == set(grid.dims) and coordinate.dtype.kind in "fbiu" and name not in out.coords
     }
     for name, coordinate in planes.items():
         canonical = grid.canonical(coordinate).values.astype(np.float64)

@@ -37,9 +37,7 @@ class Prepared:
     device: torch.device
 
 
-def prepare(
-    model: SRModel, device: torch.device | str = "cpu", network: SuperResolution | None = None
-) -> Prepared:
+def prepare(model: SRModel, device: torch.device | str = "cpu", network: SuperResolution | None = None) -> Prepared:
     """Return `model` ready to run on `device`; `network` replaces its own (validation during training)."""
     device, channels = torch.device(device), model.channels
 
@@ -87,9 +85,7 @@ def apply(
         In the variable's units and the dtype of `coarse`.
     """
     n, (ny, nx), scale = len(coarse), coarse.shape[1:], prepared.scale
-    cells = Cells(
-        torch.from_numpy(fine_index(rows, scale)[None]), torch.from_numpy(fine_index(columns, scale)[None])
-    )
+    cells = Cells(torch.from_numpy(fine_index(rows, scale)[None]), torch.from_numpy(fine_index(columns, scale)[None]))
     out = np.empty((n, ny * scale, nx * scale), coarse.dtype)
     surroundings = _surroundings(prepared, cells, rows, columns)
     step = max(1, min(n, batch_size or n))
@@ -125,11 +121,11 @@ def _apply(
 ) -> Tensor:  # (n, y, x) -> (n, Y, X)
     valid, recipe = torch.isfinite(block), prepared.channels
     complete = bool(valid.all())
-    channels = recipe.coarse(block, valid, climatology)
+    value, channels = recipe.coarse(block, valid, climatology)
     network_input = channels.contiguous(memory_format=torch.channels_last)
     scaled = prepared.network(network_input, fine, cells)[:, 0] * recipe.gain
     if recipe.has_skip:
-        scaled = scaled + _bicubic(channels[:, :1], valid[:, None], prepared.scale, complete=complete)
+        scaled = scaled + _bicubic(value, valid[:, None], prepared.scale, complete=complete)
     if correction is not None:
         scaled = scaled + correction
     result = (scaled * recipe.sd + recipe.mean).to(block.dtype)

@@ -6,7 +6,7 @@ Labelled arrays in and out. On dask input nothing is computed; in-memory input r
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -15,7 +15,7 @@ import xarray as xr
 from xsuperres.errors import ConfigError, DataError, GridError, StaticFieldError, XSuperResWarning
 from xsuperres.fields.checks import check_units, check_values, check_variable, is_lazy
 from xsuperres.fields.grid import Grid, Location, grid_of
-from xsuperres.fields.resample import attach, fine_index, plane_plans
+from xsuperres.fields.resample import attach, fine_index, fine_like, plane_plans
 from xsuperres.fields.static import StaticLike, find_static
 from xsuperres.inference.apply import Prepared, apply, bytes_per_cell
 from xsuperres.inference.workers import ModelReference, admitted, choose_device, prepared_model, refer
@@ -96,9 +96,7 @@ def downscale(
     return _labelled(da, data, values.dims, coarse, fine, bound, fine_location)
 
 
-def bind(
-    model: SRModel, da: xr.DataArray, coarse: Grid, static: StaticLike | None
-) -> tuple[SRModel, Location]:
+def bind(model: SRModel, da: xr.DataArray, coarse: Grid, static: StaticLike | None) -> tuple[SRModel, Location]:
     """Return the model on the domain of `coarse`, and where `coarse` lies on the model's coarse grid."""
     location = model.coarse_grid.locate(coarse)
     if static is None:
@@ -124,7 +122,10 @@ def _everywhere(coarse: Grid) -> Location:
 
 def _elsewhere(model: SRModel, coarse: Grid) -> Exception:
     """Return the error for a domain that is not (all) the model's."""
-    where = f"The data ({coarse.describe()}) are not on (a crop of) the model's coarse grid ({model.coarse_grid.describe()})"
+    where = (
+        f"The data ({coarse.describe()}) are not on (a crop of) the model's coarse grid "
+        f"({model.coarse_grid.describe()})"
+    )
     if model.fixed_domain:
         return GridError(
             f"{where}, and the model is bound to its domain. Train one for other domains with "
@@ -132,7 +133,8 @@ def _elsewhere(model: SRModel, coarse: Grid) -> Exception:
         )
     names = ", ".join(map(repr, model.static_scaling.names))
     return StaticFieldError(
-        f"{where}, so its static fields are needed there: pass static=Dataset with {names} on the fine grid of the data."
+        f"{where}, so its static fields are needed there: pass static=Dataset with {names} on the fine grid of "
+        "the data."
     )
 
 
@@ -156,9 +158,7 @@ def _asked_static(model: SRModel, static: StaticLike) -> xr.Dataset:
 
 def _fine_grid(static: xr.Dataset, coarse: Grid, scale: int) -> Grid:
     """Return the fine grid of the data's domain: that of the static fields where they have one."""
-    from xsuperres.fields.resample import _fine_like
-
-    return _fine_like(static, coarse, scale) if static.data_vars else coarse.refine(scale)
+    return fine_like(static, coarse, scale) if static.data_vars else coarse.refine(scale)
 
 
 def _check_missing(values: xr.DataArray, model: SRModel) -> None:
@@ -237,11 +237,7 @@ def _in_convention(fine: Grid, coarse: Grid) -> Grid:
     turns = np.round((np.asarray(given.values, float) - middle) / 360.0) * 360.0
     if not turns.any():
         return fine
-    from dataclasses import replace
-
-    shifted = values.copy(
-        data=values.values + np.repeat(turns, values.size // axis.size).astype(values.dtype)
-    )
+    shifted = values.copy(data=values.values + np.repeat(turns, values.size // axis.size).astype(values.dtype))
     return replace(fine, coords=fine.coords.assign_coords({name: shifted}))
 
 
@@ -258,8 +254,6 @@ def _labelled(
     static = model.static.isel({model.grid.y.dim: location.rows, model.grid.x.dim: location.columns})
     known = {n: v for n, v in static.variables.items() if n not in fine.coords}
     coords = fine.coords.assign_coords(known).rename({a: b for a, b in renamed.items() if a != b})
-    from dataclasses import replace
-
     target = replace(fine, coords=coords)
     note = f"xsuperres: super-resolution, scale {model.scale}, model {model.identity[:16]}"
     out = attach(da, data, dims, coarse, target, note=note)

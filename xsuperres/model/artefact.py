@@ -112,7 +112,7 @@ class SRModel:
         from xsuperres.nn.resample import radius
 
         skip = radius("bicubic") if self.spec.config.skip else 0
-        return max(self.network.halo, skip)
+        return max(self.network.halo + self.data.reach, skip)
 
     @cached_property
     def correction(self) -> np.ndarray | None:
@@ -135,14 +135,14 @@ class SRModel:
         climatology = np.nan_to_num(self.baselines.climatology, nan=self.scaling.mean)
         planes = [static_channels(self.static, self.static_anomaly, self.static_scaling)]
         if self.fixed_domain:
-            planes.append(
-                np.nan_to_num(self.baselines.delta)[None] / self.baselines.residual_sd["linear_fixed"]
-            )
+            planes.append(np.nan_to_num(self.baselines.delta)[None] / self.baselines.residual_sd["linear_fixed"])
         return Channels(
             mean=self.scaling.mean,
             sd=self.scaling.sd,
             climatology=climatology if self.fixed_domain else None,
             anomaly_sd=self.baselines.residual_sd["climatology"],
+            contrast_sd=self.baselines.residual_sd["contrast"],
+            contrast_radius=self.data.contrast_radius,
             with_mask=self.variable.had_missing,
             fine=np.concatenate(planes).astype(np.float32),
             correction=self.correction,

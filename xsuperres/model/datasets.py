@@ -54,7 +54,5 @@ def _plain(attrs: dict[Any, Any]) -> dict[str, Any]:
     for name, value in attrs.items():
         if isinstance(value, (np.ndarray, np.generic)):
             value = value.tolist()
-        plain[str(name)] = (
-            value if isinstance(value, (str, int, float, bool, list, type(None))) else str(value)
-        )
+        plain[str(name)] = value if isinstance(value, (str, int, float, bool, list, type(None))) else str(value)
     return plain

@@ -6,12 +6,11 @@ flipped bit.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
 import tempfile
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -44,19 +43,17 @@ def save_model(model: SRModel, path: str | os.PathLike[str]) -> None:
         raise ModelFileError(
             f"Cannot write the model to {str(target)!r}: {error}; choose a folder you can write to."
         ) from error
+    beside = Path(name)
     try:
         with os.fdopen(handle, "wb") as stream:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, target)
+        beside.chmod(0o666 & ~_umask())
+        beside.replace(target)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
-        raise ModelFileError(
-            f"Cannot write the model to {str(target)!r}: {error}; nothing was changed."
-        ) from error
+        beside.unlink(missing_ok=True)
+        raise ModelFileError(f"Cannot write the model to {str(target)!r}: {error}; nothing was changed.") from error
 
 
 def _umask() -> int:
@@ -122,9 +119,7 @@ def model_from_bytes(data: bytes, *, source: str = "bytes") -> SRModel:
     try:
         tensors = safetensors.torch.load(data)
     except Exception as error:
-        raise ModelFileError(
-            f"{source!r} is truncated or damaged ({error}); copy it again from its source."
-        ) from error
+        raise ModelFileError(f"{source!r} is truncated or damaged ({error}); copy it again from its source.") from error
     recorded = header.pop("sha256", None)
     if recorded != _digest(tensors, header):
         raise ModelFileError(
@@ -148,14 +143,13 @@ def _digest(tensors: dict[str, torch.Tensor], header: dict[str, Any]) -> str:
 
 
 def _parts(model: SRModel) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    from xsuperres import __version__
+    from xsuperres._version import __version__
 
     arrays = {name: getattr(model.baselines, name) for name in _baseline_arrays()}
     if model.fine_mask is not None:
         arrays["fine_mask"] = model.fine_mask
     tensors = {
-        f"network.{name}": tensor.detach().cpu().contiguous()
-        for name, tensor in model.network.state_dict().items()
+        f"network.{name}": tensor.detach().cpu().contiguous() for name, tensor in model.network.state_dict().items()
     }
     tensors |= {f"baselines.{name}": torch.from_numpy(np.ascontiguousarray(a)) for name, a in arrays.items()}
     coords, coords_header = dataset_to_tensors(model.grid.coords, "coords.")
@@ -192,9 +186,7 @@ def _model(tensors: dict[str, torch.Tensor], header: dict[str, Any]) -> SRModel:
     weights = {n.removeprefix("network."): t for n, t in tensors.items() if n.startswith("network.")}
     network.load_state_dict(weights)
     network = network.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    arrays = {
-        n.removeprefix("baselines."): t.numpy() for n, t in tensors.items() if n.startswith("baselines.")
-    }
+    arrays = {n.removeprefix("baselines."): t.numpy() for n, t in tensors.items() if n.startswith("baselines.")}
     mask = arrays.pop("fine_mask", None)
     coords = dataset_from_tensors(tensors, header["coords"], "coords.")
     coords = coords.set_coords(list(coords.variables))
@@ -218,5 +210,4 @@ def _model(tensors: dict[str, torch.Tensor], header: dict[str, Any]) -> SRModel:
 
 def _tuples(kind: Any, values: dict[str, Any]) -> Any:
     """Return the dataclass `kind` with JSON's lists made tuples again, one level deep."""
-    assert is_dataclass(kind)
     return kind(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})

@@ -73,9 +73,7 @@ class DenseBlock(Block):
 
     def __init__(self, width: int, act: str) -> None:
         super().__init__()
-        self.body = Chain(
-            pointwise_conv(width, 4 * width), activation(act), Conv(4 * width, width), activation(act)
-        )
+        self.body = Chain(pointwise_conv(width, 4 * width), activation(act), Conv(4 * width, width), activation(act))
         self.transition = pointwise_conv(2 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:  # (b, width, y, x) -> the same
@@ -97,9 +95,7 @@ class Merge(Block):
         self.first = Conv(firsts, outputs, size=size)
         self.second = Conv(seconds, outputs, size=size, bias=False) if seconds else None
 
-    def forward(
-        self, x: Tensor, fixed: Tensor | None
-    ) -> Tensor:  # (b, firsts, y, x), (1 or b, seconds, y, x)
+    def forward(self, x: Tensor, fixed: Tensor | None) -> Tensor:  # (b, firsts, y, x), (1 or b, seconds, y, x)
         merged = self.first(x)
         return merged if self.second is None or fixed is None else merged + self.second(fixed)
 

@@ -76,9 +76,7 @@ class SuperResolution(Block):
         self.backbone = BACKBONES.get(spec.backbone)(config.width, config.depth, config.activation)
         features = config.width if self.before else config.head_width
         self.upsampler: Upsampler = (
-            kind(spec.inputs, spec.inputs, spec.scale)
-            if self.before
-            else kind(config.width, features, spec.scale)
+            kind(spec.inputs, spec.inputs, spec.scale) if self.before else kind(config.width, features, spec.scale)
         )
         self.merge = Merge(features, statics, config.head_width)
         self.head = Chain(activation(config.activation), Conv(config.head_width, spec.outputs))

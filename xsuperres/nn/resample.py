@@ -8,6 +8,7 @@ computes positions in float32 and drifts with the index.) The geometry is that o
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 
 import torch
@@ -19,7 +20,7 @@ from xsuperres.registry import Registry
 
 __all__ = ["KERNELS", "Interpolation", "interpolate", "interpolate_valid", "radius", "repeat_cells"]
 
-KERNELS: Registry = Registry("interpolation method")
+KERNELS: Registry[Callable[[float], float]] = Registry("interpolation method")
 
 
 @KERNELS.add("nearest")

@@ -47,9 +47,7 @@ class FieldBlocks:
         Bytes; more data than this are read again in every epoch.
     """
 
-    def __init__(
-        self, da: xr.DataArray, grid: Grid, scale: int, config: DataConfig, memory_budget: int
-    ) -> None:
+    def __init__(self, da: xr.DataArray, grid: Grid, scale: int, config: DataConfig, memory_budget: int) -> None:
         grid.coarsen(scale)  # says what to crop if it does not divide
         lead = leading_dim(da, grid)
         values = grid.canonical(da)
@@ -110,12 +108,6 @@ class FieldBlocks:
     def scaled(self, index: int, chosen: np.ndarray, channels: Channels) -> Block:
         """Return some fields of a block as training samples in scaled units."""
         fields = self.load(index)
-        coarse = fields.coarse[chosen]
-        values = torch.from_numpy(coarse)
-        climatology = channels.climatology
-        shown = channels.coarse(
-            values, torch.isfinite(values), None if climatology is None else torch.from_numpy(climatology)
-        )
         skip = np.zeros_like(fields.bicubic[chosen])
         if channels.has_skip:
             skip = fields.bicubic[chosen] - np.float32(channels.mean)
@@ -125,7 +117,21 @@ class FieldBlocks:
         skip = skip / np.float32(channels.sd)
         missing = ~np.isfinite(skip)
         return Block(
-            shown.numpy(),
+            self._shown(fields.coarse[chosen], channels),
             np.where(missing, 0, skip)[:, None].astype(np.float32),
             np.where(missing, np.nan, target)[:, None].astype(np.float32),
         )
+
+    def _shown(self, coarse: np.ndarray, channels: Channels) -> np.ndarray:
+        """Return the coarse channels (n, c, y, x) of whole fields, part by part, wrapped where periodic."""
+        parts = []
+        for part in self.grid.coarsen(self.scale).parts():
+            wrap = self.config.reach if self.grid.x.periodic else 0
+            size = part.stop - part.start
+            columns = part.start + np.arange(-wrap, size + wrap) % size
+            values = torch.from_numpy(np.ascontiguousarray(coarse[..., columns]))
+            climatology = channels.climatology
+            chosen = None if climatology is None else torch.from_numpy(climatology[:, columns])
+            shown = channels.coarse(values, torch.isfinite(values), chosen)[1]
+            parts.append(shown[..., wrap : wrap + size])
+        return torch.cat(parts, dim=-1).numpy()

@@ -97,7 +97,8 @@ def _times(da: xr.DataArray, dim: str | None, count: int, validation: Any) -> tu
         return chosen, f"period {validation.start} to {validation.stop}"
     if isinstance(validation, bool) or not isinstance(validation, (int, float)) or not 0 < validation < 1:
         raise ConfigError(
-            f"validation must be a fraction between 0 and 1, a time slice, a DataArray, 'space' or None, got {validation!r}."
+            "validation must be a fraction between 0 and 1, a time slice, a DataArray, 'space' or None, "
+            f"got {validation!r}."
         )
     return _end_blocks(count, validation), f"{validation:g} of time, in blocks"
 
@@ -126,8 +127,8 @@ def _stretch(grid: Grid, scale: int, halo: int) -> tuple[np.ndarray, np.ndarray]
     held = max(1, round(_SPACE_SHARE * cells))
     if cells - held - halo * (2 if axis.periodic else 1) < cells // 3:
         raise DataError(
-            f"validation='space' needs a wider domain: {cells} coarse cells along {axis.dim!r}, of which {held} are held "
-            f"out and {halo} must lie between; use a time validation, or a smaller network."
+            f"validation='space' needs a wider domain: of {cells} coarse cells along {axis.dim!r}, {held} are held out "
+            f"and {halo} must lie between; use a time validation, or a smaller network."
         )
     training, validation = np.ones(cells), np.zeros(cells)
     validation[-held:] = 1

@@ -39,7 +39,7 @@ class WindowPlan:
     @property
     def columns(self) -> int:
         """Coarse columns of the domain."""
-        return self.parts[-1].stop
+        return int(self.parts[-1].stop)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -48,6 +48,11 @@ class WindowPlan:
         if self.patch is None:
             return self.rows, narrowest + 2 * self.margin
         return min(self.patch, self.rows), min(self.patch, narrowest)
+
+    @property
+    def last_column(self) -> int:
+        """One past the last coarse column that a window of a periodic domain may read, unwrapped."""
+        return self.columns + (self.margin if self.patch is None else self.shape[1] - 1)
 
     @property
     def per_field(self) -> int:

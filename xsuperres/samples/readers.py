@@ -92,7 +92,6 @@ class Reader:
         self.load, self.counts, self.plan, self.scale = load, list(counts), plan, scale
         self.batch_size, self.seed = batch_size, seed
         self.flip, self.flip_sign = flip, flip_sign
-        self.wrap = max(0, plan.shape[1] - 1) if plan.periodic else 0
         self.planes = Planes(self._padded(planes.fine), self._padded(planes.weight[None]))
         self.shared = plan.patch is None and len(plan.parts) == 1 and not flip
         self._kept: Block | None = None
@@ -130,15 +129,16 @@ class Reader:
         return Block(self._padded(block.coarse, 1), self._padded(block.skip), self._padded(block.target))
 
     def _padded(self, values: np.ndarray, scale: int | None = None) -> np.ndarray:
-        """Return `values` with the first columns repeated at the end, so that every window is a plain slice."""
-        size, count = values.shape[-1], self.wrap * (self.scale if scale is None else scale)
-        if not count:
+        """Return `values` with wrapped columns before and after, so that every window is a plain slice."""
+        if not self.plan.periodic:
             return np.ascontiguousarray(values)
-        return np.ascontiguousarray(values[..., np.arange(size + count) % size])
+        factor = self.scale if scale is None else scale
+        first, last = -self.plan.margin, self.plan.last_column
+        return np.ascontiguousarray(values[..., np.arange(first * factor, last * factor) % values.shape[-1]])
 
     def _gather(self, block: Block, windows: np.ndarray, rng: np.random.Generator) -> Batch:
         field, row, column = windows.T
-        at = column % self.plan.columns if self.plan.periodic else column
+        at = column + self.plan.margin
         fine_shape = tuple(self.scale * size for size in self.plan.shape)
         coarse = _windows(block.coarse, self.plan.shape)[field, :, row, at]
         skip, target = (
@@ -146,49 +146,44 @@ class Reader:
             for values in (block.skip, block.target)
         )
         first = slice(0, 1) if self.shared else slice(None)
-        corner = (row[first] * self.scale, at[first] * self.scale)
-        planes = [
-            _windows(p, fine_shape)[:, corner[0], corner[1]] for p in (self.planes.fine, self.planes.weight)
-        ]
-        fine, weight = (np.moveaxis(plane, 0, 1) for plane in planes)
-        arrays = self._flipped([coarse, skip, target, fine, weight], rng)
-        return self._batch(*arrays, corner)
+        y, x = row[first] * self.scale, at[first] * self.scale
+        planes = (self.planes.fine, self.planes.weight)
+        fine, weight = (np.moveaxis(_windows(plane, fine_shape)[:, y, x], 0, 1) for plane in planes)
+        samples = {"coarse": coarse, "skip": skip, "target": target, "fine": fine, "weight": weight}
+        corner = (y, column[first] * self.scale)
+        return self._batch(self._flipped(samples, rng), corner)
 
-    def _flipped(self, arrays: list[np.ndarray], rng: np.random.Generator) -> list[np.ndarray]:
+    def _flipped(self, samples: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Mirror some samples along the axes of `flip`, all arrays alike."""
         for name in self.flip:
-            axis, chosen = {"y": -2, "x": -1}[name], rng.random(len(arrays[0])) < 0.5
+            axis, chosen = {"y": -2, "x": -1}[name], rng.random(len(samples["coarse"])) < 0.5
             sign = -1.0 if name in self.flip_sign else 1.0
-            for index, values in enumerate(arrays):
+            for key, values in samples.items():
+                turned = np.flip(values[chosen], axis)
                 values = values.copy()
-                values[chosen] = np.flip(values[chosen], axis) * (sign if index < 3 else 1.0)
-                arrays[index] = values
-        return arrays
+                values[chosen] = turned * sign if key in ("coarse", "skip", "target") else turned
+                samples[key] = values
+        return samples
 
-    def _batch(
-        self,
-        coarse: np.ndarray,
-        skip: np.ndarray,
-        target: np.ndarray,
-        fine: np.ndarray,
-        weight: np.ndarray,
-        corner: tuple[np.ndarray, np.ndarray],
-    ) -> Batch:
-        height, width = target.shape[-2:]
-        weight = np.broadcast_to(weight, (len(weight), 1, height, width))
-        margin = self.plan.margin * self.scale
-        if margin:
-            inside = np.zeros(width, np.float32)
-            inside[margin : width - margin] = 1
-            weight = weight * inside
-        valid = np.isfinite(target)
+    def _batch(self, samples: dict[str, np.ndarray], corner: tuple[np.ndarray, np.ndarray]) -> Batch:
+        height, width = samples["target"].shape[-2:]
+        valid = np.isfinite(samples["target"])
+        weight = samples["weight"] * self._inside(width)
         if not valid.all():
-            weight, target = weight * valid, np.where(valid, target, 0)
+            weight, samples["target"] = weight * valid, np.where(valid, samples["target"], 0)
         columns = (corner[1][:, None] + np.arange(width)) % (self.plan.columns * self.scale)
         cells = Cells(torch.from_numpy(corner[0][:, None] + np.arange(height)), torch.from_numpy(columns))
-        tensors = [torch.from_numpy(np.ascontiguousarray(a)) for a in (coarse, fine, skip, target, weight)]
-        coarse_t, fine_t, skip_t, target_t, weight_t = tensors
-        return Batch(coarse_t, fine_t if fine.shape[1] else None, skip_t, target_t, weight_t, cells)
+        tensor = {
+            name: torch.from_numpy(np.ascontiguousarray(values))
+            for name, values in (samples | {"weight": weight}).items()
+        }
+        fine = tensor["fine"] if tensor["fine"].shape[1] else None
+        return Batch(tensor["coarse"], fine, tensor["skip"], tensor["target"], tensor["weight"], cells)
+
+    def _inside(self, width: int) -> np.ndarray:
+        """Return 0 for the columns that are only context, 1 for the others."""
+        margin, columns = self.plan.margin * self.scale, np.arange(width)
+        return ((columns >= margin) & (columns < width - margin)).astype(np.float32)
 
 
 def _windows(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -9,7 +9,9 @@ import copy
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from xsuperres.nn.network import SuperResolution
 
 __all__ = ["WeightAverage"]
 
@@ -19,13 +21,13 @@ class WeightAverage:
 
     Parameters
     ----------
-    network : nn.Module
+    network : SuperResolution
         Followed by `update` after every step.
     decay : float
         Weight of the past; smaller during the first steps: (1 + t) / (10 + t).
     """
 
-    def __init__(self, network: nn.Module, decay: float) -> None:
+    def __init__(self, network: SuperResolution, decay: float) -> None:
         self.network, self.decay, self.updates = network, decay, 0
         self.average = copy.deepcopy(network).eval().requires_grad_(False)
 

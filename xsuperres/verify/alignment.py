@@ -1,0 +1,165 @@
+"""Fields brought onto one grid by position, after everything that says where they belong was compared.
+
+Labelled arrays in and out; lazy. Nothing is joined by label: two fields either lie on the same cells, in whichever
+orientation, order of dims or longitude convention, or are refused.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Hashable
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from xsuperres.errors import DataError, GridError, UnitsError, XSuperResWarning
+from xsuperres.fields.checks import check_units
+from xsuperres.fields.grid import Grid, grid_of
+
+__all__ = ["bare", "check_same_times", "check_same_units", "on_grid", "scale_between"]
+
+
+def bare(da: xr.DataArray, grid: Grid) -> xr.DataArray:
+    """Return `da`, which lies on `grid`, as (..., y, x) in canonical order without coordinates; lazy."""
+    return grid.canonical(da).reset_coords(drop=True).drop_vars(list(da.indexes), errors="ignore")
+
+
+def on_grid(da: xr.DataArray, grid: Grid, *, what: str) -> xr.DataArray:
+    """Return `da` on `grid` by position: (..., y, x) in canonical order, without coordinates; lazy.
+
+    Parameters
+    ----------
+    da : DataArray
+        Must cover the cells of `grid` and no others, in any orientation; centres are compared to 1e-3 of the
+        spacing, longitudes modulo a turn.
+    what : str
+        What `da` is, for the error.
+
+    Raises
+    ------
+    GridError
+        If it lies elsewhere.
+
+    Examples
+    --------
+    >>> import xsuperres as xsr
+    >>> field = xsr.testing.toy_field(time=1, y=4, x=6)
+    >>> turned = field.transpose("lon", "lat", "time").isel(lat=slice(None, None, -1))
+    >>> bool((on_grid(turned, grid_of(field), what="truth") == field.values).all())
+    True
+    """
+    own = grid_of(da)
+    location = own.locate(grid) if own.shape == grid.shape else None
+    if location is None:
+        raise GridError(
+            f"{what} lies on other cells: expected {grid.describe()}, got {own.describe()}. Cut both to the same "
+            "domain first (.sel or .isel); nothing is joined or interpolated silently."
+        )
+    placed = bare(da, own).isel({own.y.dim: location.rows, own.x.dim: location.columns})
+    names = {a: b for a, b in zip(own.dims, grid.dims, strict=True) if a != b}
+    return placed.rename(names) if names else placed
+
+
+def check_same_times(field: xr.DataArray, other: xr.DataArray, grid: Grid, *, what: str) -> None:
+    """Refuse `other` unless it has the dims of `field` outside the plane, or fewer, with equal coordinates.
+
+    Parameters
+    ----------
+    field, other : DataArray
+        With dims named alike; `field` may have more of them (ensemble members), `other` may not.
+    grid : Grid
+        Its dims are not compared here.
+
+    Raises
+    ------
+    DataError
+        If a dimension, a size or a coordinate differs.
+    """
+    extra = [dim for dim in other.dims if dim not in field.dims and dim not in grid.dims]
+    if extra:
+        raise DataError(
+            f"{what} has dims {extra} that the scored field has not ({tuple(map(str, field.dims))}); select one "
+            "position along them, or score a field that has them."
+        )
+    for dim in other.dims:
+        if dim not in grid.dims and field.sizes[dim] != other.sizes[dim]:
+            raise DataError(
+                f"{what} has {other.sizes[dim]} steps along {dim!r}, the scored field has {field.sizes[dim]}; select "
+                "the same ones from both."
+            )
+    for name in _compared(field, other, grid):
+        _check_equal(name, field.coords[name].values, other.coords[name].values, what)
+
+
+def _compared(field: xr.DataArray, other: xr.DataArray, grid: Grid) -> list[Hashable]:
+    """Return the coordinates that must agree: those along shared dims, and a scalar time."""
+    shared = [dim for dim in other.dims if dim not in grid.dims]
+    times = [name for name, c in other.coords.items() if not c.dims and _is_time(name, c)]
+    return [name for name in (*shared, *times) if name in field.coords and name in other.coords]
+
+
+def _is_time(name: Hashable, coordinate: xr.DataArray) -> bool:
+    return str(name) in ("time", "valid_time") or coordinate.attrs.get("standard_name") == "time"
+
+
+def _check_equal(name: Hashable, expected: np.ndarray, given: np.ndarray, what: str) -> None:
+    same = expected.shape == given.shape
+    if same and expected.dtype.kind in "fiu" and given.dtype.kind in "fiu":
+        same = bool(np.allclose(expected, given, rtol=1e-6, atol=0.0))
+    elif same:
+        same = bool(np.all(expected == given))
+    if not same:
+        raise DataError(
+            f"{what} has other values of {name!r}: expected {_ends(expected)}, got {_ends(given)}; select the same "
+            "ones from both, in the same order (and decode times alike)."
+        )
+
+
+def _ends(values: np.ndarray) -> str:
+    flat = values.ravel()
+    if flat.size == 1:
+        return _text(flat[0])
+    return f"{flat.size} from {_text(flat[0])} to {_text(flat[-1])}"
+
+
+def _text(value: Any) -> str:
+    return str(value)[:19]
+
+
+def check_same_units(da: xr.DataArray, expected: str | None, *, what: str) -> None:
+    """Refuse units that differ from `expected`; warn when only one of the two is known."""
+    given = da.attrs.get("units")
+    if given is None or expected is None:
+        if given != expected:
+            warnings.warn(
+                f"{what}: units are {given!r}, expected {expected!r}; taken as the same.",
+                XSuperResWarning,
+                stacklevel=4,
+            )
+        return
+    try:
+        check_units(da, expected, what=what)
+    except UnitsError:
+        raise UnitsError(
+            f"{what}: expected units of {expected!r} like the scored field, got {given!r}; convert the values and the "
+            "units attribute first."
+        ) from None
+
+
+def scale_between(fine: Grid, coarse: Grid) -> int:
+    """Return how many fine cells make a coarse one along each axis, from the sizes.
+
+    Raises
+    ------
+    GridError
+        If it is no whole number, or not the same along both axes.
+    """
+    ratios = {divmod(a, b) for a, b in zip(fine.shape, coarse.shape, strict=True)}
+    scale, rest = ratios.pop()
+    if ratios or rest:
+        raise GridError(
+            f"coarse does not cover the domain of the scored field cell by cell: expected {fine.shape} to be the same "
+            f"multiple of the coarse sizes along both axes, got {coarse.shape}; cut both to the same domain."
+        )
+    return scale

@@ -1,0 +1,119 @@
+"""What is known of the surface of a scored domain, and the regions that follow from it.
+
+Labelled arrays in and out: planes (y, x) in canonical order.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import xarray as xr
+
+from xsuperres.errors import StaticFieldError
+from xsuperres.fields.grid import Grid, Location, grid_of
+from xsuperres.fields.static import ELEVATION, LAND, find_static, named
+from xsuperres.model.artefact import SRModel
+
+__all__ = ["elevation_of", "land_of", "region_weights", "surface_of"]
+
+_CLASS_EDGES = (500.0, 1500.0)  # m
+
+
+def surface_of(
+    sources: list[xr.DataArray], grid: Grid, model: SRModel | None = None, location: Location | None = None
+) -> tuple[xr.Dataset, list[str]]:
+    """Return the static fields that are known on `grid`, and why others that ride along are not used.
+
+    Parameters
+    ----------
+    sources : list of DataArray
+        On the cells of `grid`; the static fields that ride on them are taken, the first source's first.
+    model, location : SRModel, Location, optional
+        The model's own static fields fill in, where `grid` lies on its grid.
+
+    Returns
+    -------
+    Dataset, list of str
+        Planes (y, x) in canonical order; notes.
+    """
+    planes: dict[str, xr.DataArray] = {}
+    notes: list[str] = []
+    wanted = set(model.static_scaling.names) if model else set()
+    for source in sources:
+        own = grid_of(source)
+        spot = own.locate(grid)
+        for name in _riding(source, own, wanted) if spot else []:
+            try:
+                plane = find_static(source, own, [name])[name]
+            except StaticFieldError as error:
+                notes.append(str(error))
+                continue
+            if spot and name not in planes:
+                planes[name] = _cut(plane, own, spot, grid)
+    if model is not None and location is not None:
+        for label, stored in model.static.data_vars.items():
+            planes.setdefault(str(label), _cut(stored, model.grid, location, grid))
+    return xr.Dataset(planes), list(dict.fromkeys(notes))
+
+
+def _riding(da: xr.DataArray, grid: Grid, wanted: set[str]) -> list[str]:
+    """Return the names of the planes that ride on `da` and tell elevation, land, or something asked for."""
+    planes = {str(name): c for name, c in da.coords.items() if set(c.dims) == set(grid.dims)}
+    return [
+        name
+        for name, plane in planes.items()
+        if name in wanted or named(xr.Dataset({name: plane.variable}), (*ELEVATION, *LAND)) is not None
+    ]
+
+
+def _cut(plane: xr.DataArray, own: Grid, location: Location, grid: Grid) -> xr.DataArray:
+    """Return a canonical plane of grid `own` on `grid`, without coordinates."""
+    values = plane.transpose(*own.dims).values[np.ix_(location.rows, location.columns)]
+    return xr.DataArray(values, dims=grid.dims, attrs=dict(plane.attrs))
+
+
+def elevation_of(surface: xr.Dataset) -> xr.DataArray | None:
+    """Return the elevation in metres, if it is known."""
+    found = named(surface, ELEVATION)
+    if found is None:
+        return None
+    factor = 1e3 if str(found.attrs.get("units", "m")).lower() in ("km", "kilometre", "kilometers") else 1.0
+    return found.astype(np.float64) * factor
+
+
+def land_of(surface: xr.Dataset) -> xr.DataArray | None:
+    """Return the fraction of land, 0 to 1, if it is known; CMIP's sftlf comes in percent."""
+    found = named(surface, LAND)
+    if found is None:
+        return None
+    return found.astype(np.float64) / (100.0 if float(found.max()) > 1.5 else 1.0)
+
+
+def region_weights(grid: Grid, surface: xr.Dataset) -> xr.DataArray:
+    """Return the cell areas within each region, dims (region, y, x): regions without cells are left out.
+
+    "all"; "land" (at least half land) and "sea" where the land fraction is known; classes of elevation over land
+    where elevation is known (without a land fraction, cells above 0 m count as land).
+
+    Examples
+    --------
+    >>> import xsuperres as xsr
+    >>> field = xsr.testing.toy_field(time=1, y=8, x=12)
+    >>> surface, _ = surface_of([field], grid_of(field))
+    >>> region_weights(grid_of(field), surface).region.values.tolist()
+    ['all', 'land', 'sea', '0-500 m', '500-1500 m', '>1500 m']
+    """
+    elevation, land = elevation_of(surface), land_of(surface)
+    inside: dict[str, np.ndarray] = {"all": np.ones(grid.shape, bool)}
+    if land is not None:
+        inside |= {"land": land.values >= 0.5, "sea": land.values < 0.5}
+    if elevation is not None:
+        low, high = _CLASS_EDGES
+        height = np.where(inside.get("land", elevation.values > 0), elevation.values, np.nan)
+        inside |= {
+            f"0-{low:g} m": height < low,
+            f"{low:g}-{high:g} m": (height >= low) & (height < high),
+            f">{high:g} m": height >= high,
+        }
+    known = {name: cells for name, cells in inside.items() if cells.any()}
+    planes = np.stack([np.where(cells, grid.area, 0.0) for cells in known.values()])
+    return xr.DataArray(planes, dims=("region", *grid.dims), coords={"region": list(known)})
