@@ -129,14 +129,10 @@ def many_tiles(halo: int) -> list[int]:
 
 
 @every
-def test_chunked_equals_whole_and_one_cell_less_does_not(
-    backbone, upsampling, scale, make_model, check, monkeypatch
-):
+def test_chunked_equals_whole_and_one_cell_less_does_not(backbone, upsampling, scale, make_model, check, monkeypatch):
     largest = make_model(backbone=backbone, upsampling=upsampling, scale=scale).model.halo
     chunks = many_tiles(largest)
-    toy = make_model(
-        backbone=backbone, upsampling=upsampling, scale=scale, coarse=(sum(chunks), sum(chunks)), gain=1.4
-    )
+    toy = make_model(backbone=backbone, upsampling=upsampling, scale=scale, coarse=(sum(chunks), sum(chunks)), gain=1.4)
     assert toy.model.halo == largest
     coarse = toy.coarse.isel(time=slice(0, 1))
     check.chunked_equals_whole(toy.model, coarse, {"lat": tuple(chunks), "lon": tuple(chunks)})
@@ -184,6 +180,50 @@ def test_saved_and_loaded_it_gives_the_same_labels(make_model, tmp_path):
     xr.testing.assert_identical(got, toy.coarse.sr.downscale(toy.model))
 
 
+COMPANIONS = {
+    "bool plane": (("lat", "lon"), np.eye(28, 36) > 0),
+    "int16 plane": (("lat", "lon"), np.eye(28, 36).astype("int16")),
+    "missing plane": (("lat", "lon"), np.full((28, 36), np.nan)),
+    "big-endian line": ("lat", np.arange(28, dtype=">f4")),
+    "text": ("lat", [str(row) for row in range(28)]),
+    "days": ("lat", np.datetime64("2001-01-01", "ns") + np.arange(28) * np.timedelta64(1, "D")),
+    "360-day calendar": ("lat", xr.date_range("2001-01-01", periods=28, calendar="360_day", use_cftime=True)),
+}
+
+
+@pytest.mark.parametrize("kind", COMPANIONS)
+def test_whatever_rides_on_the_grid_survives_the_file(kind, make_model, tmp_path):
+    """Another digest after loading means that a worker refuses the file as another model's."""
+    from dataclasses import replace
+
+    toy = make_model()
+    grid = toy.model.grid
+    model = replace(toy.model, grid=replace(grid, coords=grid.coords.assign_coords(extra=COMPANIONS[kind])))
+    model.save(tmp_path / "model.safetensors")
+    loaded = xsr.load_model(tmp_path / "model.safetensors")
+    assert loaded.digest == model.digest
+    before, after = model.grid.coords.extra, loaded.grid.coords.extra
+    assert after.dtype.kind == before.dtype.kind or {after.dtype.kind, before.dtype.kind} <= set("OUS")
+    np.testing.assert_array_equal(after, before)
+
+
+def test_coordinates_of_an_old_netcdf_file_can_be_trained_on(tmp_path):
+    """NetCDF-3 holds big-endian numbers."""
+    fine = toy_field(time=2, y=8, x=12)
+    old = fine.assign_coords(lat=fine.lat.astype(">f8"), lon=fine.lon.astype(">f4"))
+    model = old.sr.fit(
+        2,
+        network={"width": 4, "depth": 1, "head_width": 4},
+        sampling={"batch_size": 1},
+        optimization={"max_steps": 1},
+        validation=None,
+        progress=False,
+        activate=False,
+    )
+    model.save(tmp_path / "model.safetensors")
+    assert xsr.load_model(tmp_path / "model.safetensors").digest == model.digest
+
+
 def test_a_fresh_process_gives_the_same_bits(make_model, tmp_path):
     toy = make_model(backbone="dense", upsampling="deconvolution", scale=3, missing=True)
     toy.model.save(tmp_path / "model.safetensors")
@@ -227,9 +267,7 @@ def one_batch(scale: int) -> Batch:
 
 @once
 def test_steps_lower_the_loss(backbone, upsampling):
-    spec = spec_of(
-        backbone, upsampling, 4, inputs=1, statics=1, config=NetworkConfig(width=6, depth=1, head_width=8)
-    )
+    spec = spec_of(backbone, upsampling, 4, inputs=1, statics=1, config=NetworkConfig(width=6, depth=1, head_width=8))
     torch.manual_seed(0)
     step = SupervisedStep(build_network(spec), 1.0, OptimizationConfig(learning_rate=1e-2))
     batch = one_batch(4)
@@ -242,9 +280,7 @@ def test_steps_lower_the_loss(backbone, upsampling):
 @once
 def test_aliases_name_the_same_network(backbone, upsampling):
     shapes = []
-    for first, second in itertools.product(
-        _labels(BACKBONES, backbone), _labels(UPSAMPLERS, upsampling)
-    ):
+    for first, second in itertools.product(_labels(BACKBONES, backbone), _labels(UPSAMPLERS, upsampling)):
         network = build_network(spec_of(first, second, 2))
         shapes.append([tuple(p.shape) for p in network.parameters()])
     assert all(shape == shapes[0] for shape in shapes)

@@ -57,9 +57,7 @@ def test_wrap_of_static_anomalies(make_model, check, monkeypatch):
     planes = toy.fine.coords.to_dataset()[["elevation", "land_fraction"]].reset_coords()
     check.rolling_commutes(toy.model, toy.coarse, 7, static=planes)
     true_interpolation = static.interpolate_array
-    monkeypatch.setattr(
-        static, "interpolate_array", lambda *args, periodic: true_interpolation(*args, periodic=False)
-    )
+    monkeypatch.setattr(static, "interpolate_array", lambda *args, periodic: true_interpolation(*args, periodic=False))
     monkeypatch.setattr(workers, "_PREPARED", {})  # holds the anomalies of the same model from before
     with pytest.raises(AssertionError, match="exceeds the bound"):
         check.rolling_commutes(fresh(toy.model), toy.coarse, 7, static=planes)

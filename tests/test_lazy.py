@@ -161,9 +161,7 @@ def test_each_task_is_small(toy):
 def test_a_task_can_be_pickled_and_run(toy):
     lazy = chunked(toy).sr.downscale(toy.model)
     again = pickle.loads(cloudpickle.dumps(lazy))
-    np.testing.assert_array_equal(
-        again.compute(scheduler="synchronous"), lazy.compute(scheduler="synchronous")
-    )
+    np.testing.assert_array_equal(again.compute(scheduler="synchronous"), lazy.compute(scheduler="synchronous"))
 
 
 def test_small_chunks_are_merged_with_a_warning(toy):
@@ -204,7 +202,7 @@ def test_missing_cells_for_a_model_that_never_saw_any(make_model):
     toy = make_model(scale=2)
     holed = toy.coarse.copy(deep=True)
     holed[0, 3, 4] = np.nan
-    with pytest.raises(DataError, match="NaN in .* of the cells.*trained on complete fields"):
+    with pytest.raises(DataError, match=r"NaN in .* of the cells.*trained on complete fields"):
         holed.sr.downscale(toy.model)
     lazy = holed.chunk(time=1).sr.downscale(toy.model)
     with pytest.warns(XSuperResWarning, match="NaN"):

@@ -46,9 +46,7 @@ def partitions(draw, size: int) -> tuple[int, ...]:
     return tuple(np.diff(edges).tolist())
 
 
-chunkings = st.fixed_dictionaries(
-    {"time": partitions(TIMES), "lat": partitions(ROWS), "lon": partitions(COLUMNS)}
-)
+chunkings = st.fixed_dictionaries({"time": partitions(TIMES), "lat": partitions(ROWS), "lon": partitions(COLUMNS)})
 dim_orders = st.permutations(["time", "lat", "lon"])
 holes = st.none() | st.integers(0, 10**6)
 conventions = st.sampled_from(["given", "0..360", "-180..180", "turned"])
@@ -91,6 +89,16 @@ def test_chunked_equals_whole(make_model, check, network, where, chunks, order, 
         if not merge:
             patch.setattr(chunked, "_merged", lambda data, plans: data)
         check.chunked_equals_whole(given_.model, coarse, chunks)
+
+
+@pytest.mark.parametrize("upsampling", list(UPSAMPLERS))
+def test_location_features_travel_with_their_cells(make_model, check, upsampling):
+    given_ = make_model(
+        upsampling=upsampling, scale=3, periodic=True, network=(("location_features", 2), ("skip", None))
+    )
+    check.chunked_equals_whole(given_.model, given_.coarse, {"lat": (5, 9), "lon": (7, 11)})
+    check.rolling_commutes(given_.model, given_.coarse, 5)
+    check.orientation_free(lambda da: da.sr.downscale(given_.model), given_.coarse, ("lat", "lon"))
 
 
 @few
@@ -205,16 +213,12 @@ def test_orientation_of_given_static_fields_changes_no_bit(make_model, network, 
 @pytest.mark.parametrize(("columns", "depth"), [(16, 1), (5, 3)])
 def test_a_globe_is_endless(make_model, check, upsampling, columns, depth):
     """Downscaling it gives the middle one of many laps side by side, also where the halo goes all the way round."""
-    given_ = make_model(
-        upsampling=upsampling, scale=2, coarse=(9, columns), periodic=True, network=(("depth", depth),)
-    )
+    given_ = make_model(upsampling=upsampling, scale=2, coarse=(9, columns), periodic=True, network=(("depth", depth),))
     if upsampling == "subpixel" and depth == 3:
         assert given_.model.halo > columns
     laps = 2 * (-(-given_.model.halo // columns)) + 1
     values = given_.coarse.values
-    side_by_side = apply(
-        prepare(given_.model), np.tile(values, laps), np.arange(9), np.tile(np.arange(columns), laps)
-    )
+    side_by_side = apply(prepare(given_.model), np.tile(values, laps), np.arange(9), np.tile(np.arange(columns), laps))
     middle = side_by_side[..., laps // 2 * columns * 2 : (laps // 2 + 1) * columns * 2]
     check.same_numbers(given_.coarse.sr.downscale(given_.model), middle, given_.model.scaling.sd)
     check.chunked_equals_whole(given_.model, given_.coarse, {"lat": 4, "lon": (1, columns - 1)})

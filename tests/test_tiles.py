@@ -41,7 +41,9 @@ def test_windows_against_numpy(axis):
         assert all(len(piece) for piece in pieces)
         assert joined[0] == window.origin % len(cells)
         np.testing.assert_array_equal(joined[window.trim(1)], cells[start:stop])
-        np.testing.assert_array_equal(np.repeat(joined, plan.scale)[window.trim(plan.scale)], np.repeat(cells[start:stop], plan.scale))
+        np.testing.assert_array_equal(
+            np.repeat(joined, plan.scale)[window.trim(plan.scale)], np.repeat(cells[start:stop], plan.scale)
+        )
 
 
 def test_a_halo_wraps_as_often_as_it_takes():

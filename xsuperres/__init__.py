@@ -12,7 +12,6 @@ from typing import Any
 from xsuperres import accessor as _accessor  # noqa: F401  (registers .sr)
 from xsuperres._version import __version__
 
-
 _HOMES = {
     "DataConfig": "config",
     "NetworkConfig": "config",
@@ -23,6 +22,9 @@ _HOMES = {
     "activate": "model.table",
     "active_models": "model.table",
     "deactivate": "model.table",
+    "plot_history": "verify.plots:history",
+    "plot_maps": "verify.plots:maps",
+    "score_table": "verify.report:as_table",
     "set_options": "options",
     "errors": "",
     "testing": "",
@@ -38,7 +40,8 @@ def __getattr__(name: str) -> Any:
     home = _HOMES[name]
     if not home:
         return importlib.import_module(f"xsuperres.{name}")
-    return getattr(importlib.import_module(f"xsuperres.{home}"), name)
+    module, _, attribute = home.partition(":")
+    return getattr(importlib.import_module(f"xsuperres.{module}"), attribute or name)
 
 
 def __dir__() -> list[str]:

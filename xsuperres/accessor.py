@@ -7,7 +7,7 @@ method needs them.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import xarray as xr
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 __all__ = ["SuperResolutionAccessor"]
 
 StaticLike = xr.Dataset | xr.DataArray | Sequence[str] | None
-ModelLike = "SRModel | str | os.PathLike[str]"
 
 
 @xr.register_dataarray_accessor("sr")
@@ -237,3 +236,103 @@ class SuperResolutionAccessor:
         from xsuperres.fields.resample import coarsen
 
         return coarsen(self._da, scale, minimum_valid_fraction=minimum_valid_fraction)
+
+    def score(
+        self,
+        truth: xr.DataArray,
+        *,
+        coarse: xr.DataArray | None = None,
+        model: SRModel | None = None,
+        baselines: str | Iterable[str] | None = None,
+        metrics: str | Iterable[str] | None = None,
+        dim: Hashable | Iterable[Hashable] | None = None,
+    ) -> xr.Dataset:
+        """Score this fine field against the truth, beside the baselines.
+
+        Parameters
+        ----------
+        truth : DataArray
+            On the same cells and times, compared by position after a check of the coordinates; any order of dims,
+            latitude direction and longitude convention.
+        coarse : DataArray, optional
+            What this field was made from; by default the area-weighted coarsening of the truth.
+        model : SRModel, optional
+            By default the model whose digest this field bears, if it is loaded in this process.
+        baselines : str or list of str, optional
+            bilinear, bicubic, lapse, static_regression, delta, regression; by default all that are defined.
+        metrics : str or list of str, optional
+            rmse, mae, bias, correlation, sd_ratio, gradient_ratio, consistency; by default all.
+        dim : name or list of names, optional
+            Dims to reduce over; the others stay. By default all.
+
+        Returns
+        -------
+        Dataset
+            One variable per metric, dims (method, region, ...), area-weighted, over the cells valid for all methods.
+            The attribute ``note`` says which baselines are absent, and why.
+
+        Raises
+        ------
+        XSuperResError
+            If grids, times or units do not agree, or a name is unknown.
+
+        Examples
+        --------
+        >>> import xsuperres as xsr
+        >>> truth = xsr.testing.toy_field(time=2, y=8, x=12)
+        >>> coarse = truth.sr.coarsen(2)
+        >>> table = coarse.sr.interpolate(2, like=truth).sr.score(truth, coarse=coarse)
+        >>> bool(table.rmse.sel(method="lapse", region="all") < table.rmse.sel(method="bicubic", region="all"))
+        True
+        """
+        from xsuperres.verify.score import score
+
+        return score(self._da, truth, coarse=coarse, model=model, baselines=baselines, metrics=metrics, dim=dim)
+
+    def describe(self, scale: int | None = None, *, model: SRModel | str | os.PathLike[str] | None = None) -> str:
+        """Say what downscaling this field would mean, without doing it.
+
+        Parameters
+        ----------
+        scale : int, optional
+            Fine cells per coarse cell; the model active for it is described if there is one.
+        model : SRModel or path, optional
+            Described instead.
+
+        Returns
+        -------
+        str
+            Axes, cells, periodicity, static fields, halo, estimates of memory and time.
+
+        Examples
+        --------
+        >>> import xsuperres as xsr
+        >>> print(xsr.testing.toy_field(time=2, y=8, x=8).sr.describe(scale=2).splitlines()[0])
+        field      tas [K], float32
+        """
+        from xsuperres.errors import NoModelError
+        from xsuperres.inference.describe import describe
+
+        try:
+            chosen = None if scale is None and model is None else self._model(model, scale)
+        except NoModelError:
+            chosen = None
+        return describe(self._da, scale, chosen)
+
+    def with_bounds(self) -> xr.Dataset:
+        """Return this field as a Dataset with the bounds of its horizontal cells, ready for CF netCDF.
+
+        Returns
+        -------
+        Dataset
+            This field and ``<dim>_bnds`` (dim, bnds), latitudes ending at the poles; lazy if dask-backed.
+
+        Examples
+        --------
+        >>> import xsuperres as xsr
+        >>> sorted(xsr.testing.toy_field(time=1, y=8, x=8).sr.with_bounds().data_vars)
+        ['lat_bnds', 'lon_bnds', 'tas']
+        """
+        from xsuperres.fields.grid import with_bounds
+
+        return with_bounds(self._da)

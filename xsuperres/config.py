@@ -72,8 +72,8 @@ class NetworkConfig:
         anomalies, + mean training residual on a fixed domain), bicubic alone, or nothing.
     """
 
-    width: int = 24
-    depth: int = 3
+    width: int = 16
+    depth: int = 2
     head_width: int = 16
     activation: str = "relu"
     location_features: int = 0
@@ -124,7 +124,8 @@ class SamplingConfig:
     Parameters
     ----------
     patch_size : int or None
-        Side of the square patches in coarse cells, drawn anew every epoch; None for full fields.
+        Side of the square patches in coarse cells (at most the domain's), drawn anew every epoch; None for full
+        fields.
     batch_size : int
         Samples per step.
     flip : tuple of {"x", "y"}
@@ -135,7 +136,7 @@ class SamplingConfig:
         Bytes of training data that are held in memory.
     """
 
-    patch_size: int | None = None
+    patch_size: int | None = 16
     batch_size: int = 4
     flip: tuple[str, ...] = ()
     flip_sign: tuple[str, ...] = ()
@@ -187,7 +188,7 @@ class OptimizationConfig:
     max_epochs: int | None = None
     max_seconds: float | None = None
     max_cpu_seconds: float | None = None
-    learning_rate: float = 3e-3
+    learning_rate: float = 1e-3
     weight_decay: float = 1e-2
     loss: str = "mse"
     gradient_clip: float = 1.0

@@ -47,7 +47,7 @@ gaps = pytest.mark.parametrize("gaps", [False, True])
 
 @gaps
 def test_scaling_is_the_weighted_mean_and_sd(data, gaps):
-    area, anomaly, target, bicubic, coarse = data = with_gaps(data) if gaps else data
+    area, _anomaly, target, bicubic, _coarse = data = with_gaps(data) if gaps else data
     scaling, _ = moments_of(*data).fit()
     valid = np.isfinite(target) & np.isfinite(bicubic)
     weight = np.broadcast_to(area, target.shape)[valid]
@@ -58,7 +58,7 @@ def test_scaling_is_the_weighted_mean_and_sd(data, gaps):
 
 @gaps
 def test_static_regression_is_weighted_least_squares(data, gaps):
-    area, anomaly, target, bicubic, coarse = data = with_gaps(data) if gaps else data
+    area, anomaly, target, bicubic, _coarse = data = with_gaps(data) if gaps else data
     _, baselines = moments_of(*data).fit()
     residual = target - bicubic
     valid = np.isfinite(residual)
@@ -76,7 +76,7 @@ def test_static_regression_is_weighted_least_squares(data, gaps):
 
 @gaps
 def test_delta_and_climatology_are_means(data, gaps):
-    area, anomaly, target, bicubic, coarse = data = with_gaps(data) if gaps else data
+    area, _anomaly, target, bicubic, coarse = data = with_gaps(data) if gaps else data
     _, baselines = moments_of(*data).fit()
     residual = target - bicubic
     with warnings.catch_warnings():
@@ -95,7 +95,7 @@ def test_delta_and_climatology_are_means(data, gaps):
 
 
 def test_regression_lies_between_slope_one_and_least_squares(data):
-    area, anomaly, target, bicubic, coarse = data
+    _area, _anomaly, target, bicubic, _coarse = data
     _, baselines = moments_of(*data).fit()
     b, t = bicubic - bicubic.mean(axis=0), target - target.mean(axis=0)
     free = (b * t).sum(axis=0) / (b * b).sum(axis=0)
@@ -172,7 +172,7 @@ def test_nothing_to_learn_is_an_error(value):
     field = np.full((3, 4, 4), value, np.float32)
     moments = TrainingMoments(np.ones((4, 4)), np.zeros((0, 4, 4)))
     moments.add(field, field, field[:, ::2, ::2])
-    with pytest.raises(DataError, match="'tas'.*(every cell is NaN|constant)"):
+    with pytest.raises(DataError, match=r"'tas'.*(every cell is NaN|constant)"):
         moments.fit("tas")
 
 

@@ -23,7 +23,7 @@ everywhere = pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERA
 @pytest.mark.parametrize("dtype", ["int16", "uint8", "int64"])
 def test_integers_look_packed(operation, dtype):
     da = toy_field(time=1, y=8, x=8).astype(dtype)
-    with pytest.raises(DataError, match="looks like packed values.*mask_and_scale"):
+    with pytest.raises(DataError, match=r"looks like packed values.*mask_and_scale"):
         operation(da)
 
 
@@ -61,7 +61,7 @@ def test_unknown_chunk_sizes_are_refused(operation):
     unknown = da.copy(data=da.data)
     lazy = da.data[dask.array.from_array(np.arange(6) % 2 == 0)]
     unknown = xr.DataArray(lazy, dims=da.dims, coords={"lat": da.lat, "lon": da.lon}, name="tas")
-    with pytest.raises(DataError, match="unknown chunk sizes.*compute_chunk_sizes"):
+    with pytest.raises(DataError, match=r"unknown chunk sizes.*compute_chunk_sizes"):
         operation(unknown)
 
 
@@ -84,7 +84,9 @@ def test_one_unit_by_many_names(aliases):
             check_units(xr.DataArray(0.0, attrs={"units": first}), second, what="test")
 
 
-@pytest.mark.parametrize(("given", "expected"), [("degC", "K"), ("hPa", "Pa"), ("mm day-1", "kg m-2 s-1"), ("mK", "K"), ("k", "m")])
+@pytest.mark.parametrize(
+    ("given", "expected"), [("degC", "K"), ("hPa", "Pa"), ("mm day-1", "kg m-2 s-1"), ("mK", "K"), ("k", "m")]
+)
 def test_other_units_are_an_error(given, expected):
     with pytest.raises(UnitsError, match="convert"):
         check_units(xr.DataArray(0.0, attrs={"units": given}), expected, what="test")
@@ -111,7 +113,7 @@ def test_no_units_on_either_side_are_fine(recwarn):
 
 def test_downscaling_checks_units_and_names(make_model):
     toy = make_model()
-    with pytest.raises(UnitsError, match="'degC'.*'K'"):
+    with pytest.raises(UnitsError, match=r"'degC'.*'K'"):
         toy.coarse.assign_attrs(units="degC").sr.downscale(toy.model)
     with pytest.warns(XSuperResWarning, match="name is 'pr'"):
         toy.coarse.rename("pr").sr.downscale(toy.model)

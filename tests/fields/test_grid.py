@@ -104,8 +104,10 @@ class TestFindingAxes:
 
     @pytest.mark.parametrize("dims", [("a", "b"), ("time", "station"), ("lat", "b")])
     def test_none_found_is_an_error_that_lists_names(self, dims):
-        da = xr.DataArray(np.zeros((3, 4)), dims=dims, coords={d: np.arange(n) for d, n in zip(dims, (3, 4), strict=True)})
-        with pytest.raises(GridError, match="No latitude and longitude found.*rename or annotate"):
+        da = xr.DataArray(
+            np.zeros((3, 4)), dims=dims, coords={d: np.arange(n) for d, n in zip(dims, (3, 4), strict=True)}
+        )
+        with pytest.raises(GridError, match=r"No latitude and longitude found.*rename or annotate"):
             grid_of(da)
 
     def test_dimensions_without_coordinates_are_refused(self):
@@ -317,9 +319,7 @@ class TestCoarserAndFiner:
         location = grid.locate(again)
         assert location is not None
         np.testing.assert_array_equal(location.columns, np.arange(nx))
-        np.testing.assert_allclose(
-            (again.coords.lon - grid.coords.lon.values + 180) % 360 - 180, 0, atol=1e-9
-        )
+        np.testing.assert_allclose((again.coords.lon - grid.coords.lon.values + 180) % 360 - 180, 0, atol=1e-9)
 
     @pytest.mark.parametrize("scale", [2, 3, 4, 5, 6])
     def test_era5_coordinates_come_back_equal(self, scale):
@@ -351,6 +351,28 @@ class TestCoarserAndFiner:
         got = toy.coarse.isel(lat=slice(2, 9), lon=slice(5, 11)).sr.downscale(toy.model)
         wanted = toy.fine.isel(lat=slice(6, 27), lon=slice(15, 33))
         assert all(got[name].equals(wanted[name]) for name in ("lat", "lon", "elevation"))
+
+    @pytest.mark.parametrize("dims", [("lat", "lon"), ("j", "i")])
+    def test_a_model_answers_in_the_convention_of_the_data(self, make_model, dims):
+        """Also where longitude is a coordinate of a dimension with another name."""
+        toy = make_model(west=350.5, scale=3)
+        coarse = toy.coarse.assign_coords(lon=(toy.coarse.lon + 180) % 360 - 180)
+        expected = (toy.fine.lon.values + 180) % 360 - 180
+        if dims != ("lat", "lon"):
+            lines = {
+                name: (dim, coarse[name].values, coarse[name].attrs)
+                for name, dim in zip(("lat", "lon"), dims, strict=True)
+            }
+            coarse = coarse.drop_vars(["lat", "lon"]).rename(lat="j", lon="i").assign_coords(lines)
+        np.testing.assert_allclose(coarse.sr.downscale(toy.model).lon, expected)
+
+    @pytest.mark.parametrize("names", [("latitude", "longitude"), ("y", "x")])
+    def test_names_of_the_data_are_kept(self, make_model, names):
+        toy = make_model(scale=3)
+        got = toy.coarse.rename(dict(zip(("lat", "lon"), names, strict=True))).sr.downscale(toy.model)
+        assert got.dims == ("time", *names)
+        assert set(got.coords) == {"time", *names, "elevation", "land_fraction"}
+        np.testing.assert_array_equal(got.values, toy.coarse.sr.downscale(toy.model).values)
 
     def test_rotated_coordinates_come_back_equal(self, rotated_field):
         coarse = rotated_field.sr.coarsen(2)

@@ -28,7 +28,12 @@ def oracle_coarsen(values: np.ndarray, area: np.ndarray, scale: int, fraction: f
     return out
 
 
-@given(st.integers(0, 10**6), st.integers(2, 5), st.sampled_from([0.0, 0.3, 0.5, 0.9, 1.0]), st.sampled_from([0.0, 0.4, 0.95]))
+@given(
+    st.integers(0, 10**6),
+    st.integers(2, 5),
+    st.sampled_from([0.0, 0.3, 0.5, 0.9, 1.0]),
+    st.sampled_from([0.0, 0.4, 0.95]),
+)
 def test_coarsening_against_numpy(seed, scale, fraction, share):
     rng = np.random.default_rng(seed)
     values = rng.normal(280, 20, (3 * scale, 4 * scale))

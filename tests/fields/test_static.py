@@ -121,7 +121,7 @@ class TestErrors:
         assert list(find(part, static)) == ["elevation", "land_fraction"]
 
     def test_extra_dims(self, fine):
-        with pytest.raises(StaticFieldError, match="two horizontal dims.*isel"):
+        with pytest.raises(StaticFieldError, match=r"two horizontal dims.*isel"):
             find(fine, planes_of(fine).expand_dims(time=3))
 
     def test_text(self, fine):
@@ -166,9 +166,7 @@ class TestAnomalies:
         got = anomalies(find_static(holed, grid, None), grid, 4)
         for part, columns in ((slice(0, 8), slice(0, 8)), (slice(8, 16), slice(16, 24))):
             alone = fine.isel(lon=columns)
-            np.testing.assert_allclose(
-                got[..., part], anomalies(find(alone), grid_of(alone), 4), rtol=0, atol=1e-9
-            )
+            np.testing.assert_allclose(got[..., part], anomalies(find(alone), grid_of(alone), 4), rtol=0, atol=1e-9)
 
     def test_without_static_fields(self, fine):
         bare = fine.drop_vars(["elevation", "land_fraction"])

@@ -220,6 +220,17 @@ def test_declared_needs_are_the_support_of_the_weights(method, scale, interval):
 
 
 def test_an_unknown_method_lists_the_choices():
-    with pytest.raises(UnknownNameError, match="bicubic.*Did you mean 'bicubic'"):
+    with pytest.raises(UnknownNameError, match=r"bicubic.*Did you mean 'bicubic'"):
         interpolate(field(1, 1, 3, 3), 2, "bicubik")
     assert radius("cubic") == 2
+
+
+@pytest.mark.parametrize("method", ["bilinear", "bicubic"])
+def test_used_in_inference_first_it_can_still_be_trained_through(method):
+    """Cached weights must not be inference tensors: these cannot be saved for backward."""
+    scale = 11  # used nowhere else, so that nothing is cached yet
+    with torch.inference_mode():
+        interpolate(field(1, 1, 4, 4), scale, method)
+    values = field(1, 1, 4, 4).requires_grad_()
+    interpolate(values, scale, method).sum().backward()
+    torch.testing.assert_close(values.grad, torch.full_like(values, scale**2), rtol=0.2, atol=0)

@@ -116,7 +116,7 @@ class Axis:
 
     def refine(self, scale: int) -> Axis:
         """Return the axis of the cells cut into `scale` equal parts, through their bounds."""
-        lower, upper = self._unclipped()
+        lower, upper = self._unclipped(scale)
         steps = np.arange(scale)[None, :]
         width = ((upper - lower) / scale)[:, None]
         edges = (lower[:, None] + width * steps).ravel(), (lower[:, None] + width * (steps + 1)).ravel()
@@ -132,13 +132,20 @@ class Axis:
             breaks=tuple(at * scale for at in self.breaks),
         )
 
-    def _unclipped(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return bounds symmetric about the centre for cells that were cut at a pole."""
+    def _unclipped(self, scale: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return bounds symmetric about the centre for cells cut at a pole, if their parts stay on the globe.
+
+        Four rows centred on 87..90 degrees make a coarse cell of 86.5..90 whose parts are those rows again; a row
+        centred on the pole itself is half a cell, and so are its parts.
+        """
         lower, upper = self.lower.copy(), self.upper.copy()
         if self.kind == "latitude":
-            north, south = upper >= 90.0, lower <= -90.0
-            upper[north] = np.maximum(upper, 2 * self.centres - lower)[north]
-            lower[south] = np.minimum(lower, 2 * self.centres - upper)[south]
+            high, low = 2 * self.centres - lower, 2 * self.centres - upper
+            half_part = np.abs(high - low) / (2 * scale)
+            north = (upper >= 90.0) & (high - half_part <= 90.0 + 1e-9)
+            south = (lower <= -90.0) & (low + half_part >= -90.0 - 1e-9)
+            upper[north] = np.maximum(upper, high)[north]
+            lower[south] = np.minimum(lower, low)[south]
         return lower, upper
 
 

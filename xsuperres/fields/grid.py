@@ -17,7 +17,7 @@ from xsuperres.errors import GridError
 from xsuperres.fields.axes import Axis, AxisNames, find_axes, locate, make_axis
 from xsuperres.fields.sphere import coarsen_lonlat, refine_lonlat
 
-__all__ = ["Grid", "Location", "check_scale", "grid_of"]
+__all__ = ["Grid", "Location", "check_scale", "grid_of", "with_bounds"]
 
 
 def check_scale(scale: Any) -> int:
@@ -188,3 +188,20 @@ def grid_of(da: xr.DataArray, *, gaps: bool = False, bounds: xr.Dataset | None =
     }
     coords = xr.Dataset(coords=flat).isel({names.y: y.order, names.x: x.order})
     return Grid(y, x, coords, names.time)
+
+
+def with_bounds(da: xr.DataArray) -> xr.Dataset:
+    """Return `da` as a Dataset with the bounds of its cells; see `SuperResolutionAccessor.with_bounds`."""
+    grid = grid_of(da)
+    ds = da.to_dataset(name=da.name or "field")
+    for axis in (grid.y, grid.x):
+        if axis.dim not in da.coords:
+            continue
+        values = np.asarray(da.coords[axis.dim].values, dtype=np.float64)
+        shift = (values[axis.order] - axis.centres)[:, None]
+        pairs = np.stack([axis.lower, axis.upper], axis=1) + shift
+        name = f"{axis.dim}_bnds"
+        ds[name] = ((axis.dim, "bnds"), pairs[::-1, ::-1] if axis.flipped else pairs)
+        ds[axis.dim].attrs["bounds"] = name
+        ds[axis.dim].encoding["_FillValue"] = ds[name].encoding["_FillValue"] = None
+    return ds.assign_attrs(Conventions="CF-1.11")

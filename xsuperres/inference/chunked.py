@@ -251,7 +251,8 @@ def _labelled(
     location: Location,
 ) -> xr.DataArray:
     renamed = dict(zip(fine.dims, coarse.dims, strict=True))
-    static = model.static.isel({model.grid.y.dim: location.rows, model.grid.x.dim: location.columns})
+    index = {model.grid.y.dim: location.rows, model.grid.x.dim: location.columns}
+    static = model.static.isel(index, missing_dims="ignore")  # there may be no static field at all
     known = {n: v for n, v in static.variables.items() if n not in fine.coords}
     coords = fine.coords.assign_coords(known).rename({a: b for a, b in renamed.items() if a != b})
     target = replace(fine, coords=coords)

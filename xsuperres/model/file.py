@@ -138,7 +138,7 @@ def _digest(tensors: dict[str, torch.Tensor], header: dict[str, Any]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name]
         sha.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        sha.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        sha.update(tensor.numpy().tobytes())
     return sha.hexdigest()
 
 

@@ -59,16 +59,18 @@ def phase_weights(method: str, scale: int) -> Tensor:
     # Phase positions are multiples of 1 / (2 scale): exact enough in float64, the same in every cell.
     offsets = [(2 * phase + 1 - scale) / (2 * scale) for phase in range(scale)]
     rows = [[kernel(tap - offset) for tap in range(-reach, reach + 1)] for offset in offsets]
-    weights = torch.tensor(rows, dtype=torch.float64)
-    return weights / weights.sum(dim=1, keepdim=True)
+    with torch.inference_mode(False):  # cached, and used in training too
+        weights = torch.tensor(rows, dtype=torch.float64, device="cpu")
+        return weights / weights.sum(dim=1, keepdim=True)
 
 
 @cache
 def _kernel(method: str, scale: int, dtype: torch.dtype, device: str) -> Tensor:
     """Return the weights of all scale x scale phases as a convolution (scale * scale, 1, taps, taps)."""
-    line = phase_weights(method, scale)
-    plane = torch.einsum("pi,qj->pqij", line, line).flatten(0, 1)[:, None]
-    return plane.to(device=device, dtype=dtype)
+    with torch.inference_mode(False):  # cached, and used in training too
+        line = phase_weights(method, scale)
+        plane = torch.einsum("pi,qj->pqij", line, line).flatten(0, 1)[:, None]
+        return plane.to(device=device, dtype=dtype)
 
 
 def interpolate(field: Tensor, scale: int, method: str = "bicubic") -> Tensor:

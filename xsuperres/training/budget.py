@@ -40,7 +40,7 @@ class Budget:
         Started at the beginning of `fit`, whose whole time the limits in seconds mean.
     """
 
-    default_steps = 1500
+    default_steps = 2000
 
     def __init__(self, config: OptimizationConfig, steps_per_epoch: int, clock: Clock) -> None:
         self.config, self.clock = config, clock

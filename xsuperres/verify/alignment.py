@@ -15,9 +15,19 @@ import xarray as xr
 
 from xsuperres.errors import DataError, GridError, UnitsError, XSuperResWarning
 from xsuperres.fields.checks import check_units
-from xsuperres.fields.grid import Grid, grid_of
+from xsuperres.fields.grid import Grid, Location, grid_of
 
-__all__ = ["bare", "check_same_times", "check_same_units", "on_grid", "scale_between"]
+__all__ = [
+    "bare",
+    "check_same_times",
+    "check_same_units",
+    "is_time",
+    "loaded_coords",
+    "on_grid",
+    "scale_between",
+    "times_of",
+    "with_dims_of",
+]
 
 
 def bare(da: xr.DataArray, grid: Grid) -> xr.DataArray:
@@ -95,11 +105,12 @@ def check_same_times(field: xr.DataArray, other: xr.DataArray, grid: Grid, *, wh
 def _compared(field: xr.DataArray, other: xr.DataArray, grid: Grid) -> list[Hashable]:
     """Return the coordinates that must agree: those along shared dims, and a scalar time."""
     shared = [dim for dim in other.dims if dim not in grid.dims]
-    times = [name for name, c in other.coords.items() if not c.dims and _is_time(name, c)]
+    times = [name for name, c in other.coords.items() if not c.dims and is_time(name, c)]
     return [name for name in (*shared, *times) if name in field.coords and name in other.coords]
 
 
-def _is_time(name: Hashable, coordinate: xr.DataArray) -> bool:
+def is_time(name: Hashable, coordinate: xr.DataArray) -> bool:
+    """Return whether a coordinate is the time, by name or standard name."""
     return str(name) in ("time", "valid_time") or coordinate.attrs.get("standard_name") == "time"
 
 
@@ -148,18 +159,47 @@ def check_same_units(da: xr.DataArray, expected: str | None, *, what: str) -> No
 
 
 def scale_between(fine: Grid, coarse: Grid) -> int:
-    """Return how many fine cells make a coarse one along each axis, from the sizes.
+    """Return how many fine cells make a coarse one along each axis.
 
     Raises
     ------
     GridError
-        If it is no whole number, or not the same along both axes.
+        If the coarse cells are not whole groups of the fine ones, over the same domain.
     """
     ratios = {divmod(a, b) for a, b in zip(fine.shape, coarse.shape, strict=True)}
     scale, rest = ratios.pop()
-    if ratios or rest:
+    if ratios or rest or scale < 2:
         raise GridError(
             f"coarse does not cover the domain of the scored field cell by cell: expected {fine.shape} to be the same "
-            f"multiple of the coarse sizes along both axes, got {coarse.shape}; cut both to the same domain."
+            f"multiple, at least 2, of the coarse sizes along both axes, got {coarse.shape}; cut both to one domain."
+        )
+    if fine.coarsen(scale).locate(coarse) is None and not _starts_whole(fine.locate(coarse.refine(scale)), scale):
+        raise GridError(
+            f"coarse lies on other cells: expected groups of {scale} x {scale} cells of {fine.describe()}, got "
+            f"{coarse.describe()}. Cut both to the same domain first (on a full circle: start at the same cell)."
         )
     return scale
+
+
+def _starts_whole(location: Location | None, scale: int) -> bool:
+    """Return whether a place on the fine grid starts with a group of `scale` cells."""
+    return location is not None and not (location.rows[0] % scale or location.columns[0] % scale)
+
+
+def loaded_coords(da: xr.DataArray) -> xr.DataArray:
+    """Return `da` with its coordinates in memory, computed together; the data stay lazy."""
+    return da.assign_coords(da.coords.to_dataset().compute().coords)
+
+
+def with_dims_of(da: xr.DataArray, grid: Grid) -> xr.DataArray:
+    """Return `da` with its horizontal dims named like the grid's."""
+    names = {a: b for a, b in zip(grid_of(da).dims, grid.dims, strict=True) if a != b}
+    return da.rename(names) if names else da
+
+
+def times_of(da: xr.DataArray, grid: Grid) -> np.ndarray:
+    """Return the times of `da`: along its time dimension, or the one it was selected at; empty if unknown."""
+    if grid.time in da.coords:
+        return da.coords[grid.time].values.ravel()
+    found = [c for name, c in da.coords.items() if not c.dims and is_time(name, c)]
+    return found[0].values.ravel() if found else np.array([])

@@ -21,7 +21,7 @@ from xsuperres.fields.resample import interpolate
 from xsuperres.fields.static import anomalies
 from xsuperres.model.artefact import SRModel
 from xsuperres.registry import Registry
-from xsuperres.verify.alignment import on_grid, scale_between
+from xsuperres.verify.alignment import loaded_coords, on_grid, scale_between, with_dims_of
 from xsuperres.verify.regions import elevation_of, surface_of
 
 __all__ = [
@@ -93,6 +93,7 @@ class Ground:
         """Return the ground of a coarse field and one on its fine grid, with the static fields that ride on it."""
         check_values(coarse)
         grid = grid_of(like)
+        coarse, like = with_dims_of(loaded_coords(coarse), grid), loaded_coords(like)
         scale = scale_between(grid, grid_of(coarse))
         if surface is None:
             location = model_location(model, grid, scale) if model else None
@@ -136,14 +137,8 @@ class Ground:
         """Return a canonical field with the coordinates, orientation and order of dims of `like`."""
         out = values.assign_attrs(self.coarse.attrs).rename(self.coarse.name)
         out = out.assign_coords({n: c for n, c in self.coarse.coords.items() if set(c.dims) <= set(values.dims[:-2])})
-        out = self.grid.restored(out.assign_coords(self.grid.coords.coords), self._dims(values))
-        return out.assign_coords({n: c for n, c in self.like.coords.items() if set(c.dims) == set(self.grid.dims)})
-
-    def _dims(self, values: xr.DataArray) -> tuple[str, ...]:
-        """Return the order of dims of the coarse field, with the names of the fine grid."""
-        own = grid_of(self.coarse).dims
-        names = dict(zip(own, self.grid.dims, strict=True))
-        return tuple(names.get(str(dim), str(dim)) for dim in self.coarse.dims)
+        out = out.assign_coords(self.grid.coords.coords)
+        return self.grid.restored(out, with_dims_of(self.coarse, self.grid).dims)
 
 
 def model_location(model: SRModel, grid: Grid, scale: int) -> Location | None:

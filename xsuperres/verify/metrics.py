@@ -176,7 +176,7 @@ def _consistency(pair: Pair) -> xr.DataArray:
     if pair.coarse is None:
         return pair.mean(pair.error) * np.nan
     excess = recoarsened(pair.prediction, pair.grid, pair.scale) - pair.coarse
-    return pair.mean(excess**2) ** 0.5
+    return pair.mean((excess**2).where(pair.error.notnull())) ** 0.5
 
 
 def gradient_amplitude(field: xr.DataArray, grid: Grid) -> xr.DataArray:

@@ -15,6 +15,7 @@ import xarray as xr
 from xsuperres.errors import DataError, XSuperResError
 from xsuperres.fields.grid import Grid, grid_of
 from xsuperres.verify.alignment import bare, on_grid
+from xsuperres.verify.canvas import draw_coast, draw_map, make_canvas
 from xsuperres.verify.metrics import weighted_mean
 from xsuperres.verify.regions import land_of, surface_of
 
@@ -105,7 +106,7 @@ def _draw_loss(ax: Axes, record: xr.Dataset) -> None:
 
 def _draw_score(ax: Axes, record: xr.Dataset) -> None:
     ratio = record.ratio_to_bicubic
-    best = int(record.rmse.argmin())
+    best = int(np.nanargmin(record.rmse.values))
     linear = float(ratio[0] / record.ratio_to_linear[0])  # the linear baseline's RMSE over bicubic's
     ax.plot(record.step, ratio, color=_BLUE, marker=".", markersize=5, label="network")
     ax.axhline(linear, color=_ORANGE, linestyle="--", linewidth=1.2, label="linear baseline")
@@ -120,8 +121,8 @@ def _draw_score(ax: Axes, record: xr.Dataset) -> None:
         label=f"kept: step {step:.0f}, {value:.3f} of bicubic, {value / linear:.3f} of linear",
     )  # fmt: skip
     ax.set_ylabel("validation RMSE / bicubic")
-    right = ax.secondary_yaxis("right", functions=(lambda v: v / linear, lambda v: v * linear))
-    right.set_ylabel("/ linear baseline")
+    right = ax.secondary_yaxis("right", functions=(lambda v: np.divide(v, linear), lambda v: np.multiply(v, linear)))
+    right.set_ylabel("validation RMSE / linear")
     ax.legend(frameon=False, fontsize="small")
     _tidy(ax, right=True)
 
@@ -179,7 +180,7 @@ def maps(
     >>> guess = coarse.sr.interpolate(2)
     >>> figure = maps(coarse, guess, guess, fine, title="toy")
     >>> [ax.get_title() for ax in figure.axes[:2]]
-    ['coarse', 'bicubic, RMSE 3.33 K']
+    ['coarse', 'bicubic, RMSE 4 K']
     """
     plt = _pyplot()
     truth = _single(truth, "truth")
@@ -188,15 +189,17 @@ def maps(
     land = land_of(surface_of([truth, _single(network, "network"), _single(bicubic, "bicubic")], grid)[0])
     colours = _norms(fields, errors)
     with plt.rc_context({"font.size": 9.0, "axes.titlesize": 10.0}):
-        figure, slots = _canvas(plt, grid)
-        for ax, plane in zip(slots.panels, [*fields, *errors], strict=True):
+        figure, canvas = make_canvas(plt, grid)
+        for ax, plane in zip(canvas.panels, [*fields, *errors], strict=True):
             error = any(plane is e for e in errors)
-            mesh = _draw_map(ax, plane, _ERROR_COLOURS if error else _FIELD_COLOURS, colours[error])
-            _draw_coast(ax, grid, land)
-            slots.keep(mesh, error=error)
+            shades = _ERROR_COLOURS if error else _FIELD_COLOURS
+            mesh = draw_map(ax, plane.values, plane.grid, colours=shades, norm=colours[error])
+            draw_coast(ax, grid, land)
+            ax.set_title(plane.title)
+            canvas.keep(mesh, error=error)
         name = truth.attrs.get("long_name") or truth.name or "field"
-        slots.add_bars(figure, f"{name} [{units}]" if units else str(name), f"error [{units}]" if units else "error")
-        slots.label(grid)
+        canvas.add_bars(figure, f"{name} [{units}]" if units else str(name), f"error [{units}]" if units else "error")
+        canvas.label(grid)
         figure.suptitle(_headline(truth) if title is None else title)
     plt.close(figure)
     return figure
@@ -240,109 +243,6 @@ def _norms(fields: list[_Plane], errors: list[_Plane]) -> tuple[Normalize, Norma
     low, high = np.percentile(values, [0.5, 99.5])
     most = float(np.percentile(misses, 99.5)) or 1.0
     return Normalize(low, high if high > low else low + 1.0), Normalize(-most, most)
-
-
-class _Slots:
-    """The panels of a canvas in drawing order, and where their colour bars and labels go."""
-
-    def __init__(self, axes: np.ndarray, order: list[tuple[int, int]], bars: tuple[Any, Any, str]) -> None:
-        self.axes, self.bars = axes, bars
-        self.panels: list[Axes] = [axes[place] for place in order]
-        self.mesh: dict[bool, Any] = {}
-
-    def keep(self, mesh: Any, *, error: bool) -> None:
-        self.mesh[error] = mesh
-
-    def add_bars(self, figure: Figure, field: str, error: str) -> None:
-        """Draw the two colour bars."""
-        *places, side = self.bars
-        for mesh, where, label in zip((self.mesh[False], self.mesh[True]), places, (field, error), strict=True):
-            size = {"shrink": 0.9, "aspect": 30} if side == "bottom" else {"aspect": 25}
-            figure.colorbar(
-                mesh, ax=self.axes[where].ravel().tolist(), location=side, extend="both", label=label, **size
-            )
-
-    def label(self, grid: Grid) -> None:
-        """Label the outer axes."""
-        for ax in self.axes[-1, :]:
-            ax.set_xlabel(_axis_name(grid, grid.x.dim))
-        for ax in self.axes[:, 0]:
-            ax.set_ylabel(_axis_name(grid, grid.y.dim))
-
-
-def _canvas(plt: Any, grid: Grid) -> tuple[Figure, _Slots]:
-    """Return a figure whose arrangement follows the shape of the domain: wide, square or tall."""
-    aspect = _aspect(grid)
-    width = float(grid.x.upper[-1] - grid.x.lower[0])
-    shape = width / (float(grid.y.upper[-1] - grid.y.lower[0]) * aspect)  # of a panel, width over height
-    everything = slice(None)
-    if shape > 1.6:
-        order = [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1)]
-        rows, columns, bars = 3, 2, ((slice(0, 2), everything), (slice(2, 3), everything), "right")
-        size = (11.5, 3 * 5.0 / shape + 1.6)
-    elif shape > 0.75:
-        order = [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]
-        rows, columns, bars = 2, 3, ((everything, slice(0, 1)), (everything, slice(1, 3)), "bottom")
-        size = (11.0, 2 * 3.2 / shape + 1.9)
-    else:
-        order = [(0, column) for column in range(6)]
-        rows, columns, bars = 1, 6, ((everything, slice(0, 4)), (everything, slice(4, 6)), "bottom")
-        size = (13.0, 1.9 / shape + 1.9)
-    figure, axes = plt.subplots(
-        rows, columns, figsize=size, sharex=True, sharey=True, squeeze=False, layout="constrained"
-    )
-    for ax in axes.flat:
-        ax.set_aspect(aspect)
-        ax.set_facecolor("0.85")  # missing cells
-    return figure, _Slots(axes, order, bars)
-
-
-def _aspect(grid: Grid) -> float:
-    """Return how much longer a degree of latitude is than one of longitude, mid-domain; 1 for wide domains."""
-    if (grid.y.kind, grid.x.kind) != ("latitude", "longitude"):
-        return 1.0
-    low, high = float(grid.y.lower[0]), float(grid.y.upper[-1])
-    return min(2.0, 1.0 / np.cos(np.deg2rad((low + high) / 2))) if high - low < 90.0 else 1.0
-
-
-def _draw_map(ax: Axes, plane: _Plane, colours: str, norm: Normalize) -> Any:
-    grid = plane.grid
-    edges = [np.append(axis.lower, axis.upper[-1]) for axis in (grid.x, grid.y)]
-    ax.set_title(plane.title)
-    mesh = ax.pcolormesh(*edges, np.ma.masked_invalid(plane.values), cmap=colours, norm=norm, rasterized=True)
-    for axis, which in ((grid.x, ax.xaxis), (grid.y, ax.yaxis)):
-        if axis.kind != "other":
-            _degrees(which, axis.kind == "longitude")
-    return mesh
-
-
-def _degrees(which: Any, longitude: bool) -> None:
-    """Label an axis in degrees east and west, or north and south, at round steps."""
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
-
-    def text(value: float, _: object) -> str:
-        turned = (value + 180.0) % 360.0 - 180.0 if longitude else value
-        side = ("E", "W") if longitude else ("N", "S")
-        half = longitude and abs(turned) == 180.0
-        letter = "" if turned == 0 or half else side[turned < 0]
-        return f"{abs(turned):g}°{letter}"
-
-    which.set_major_locator(MaxNLocator(nbins=5, steps=[1, 1.5, 2, 3, 4.5, 5, 6, 9, 10]))
-    which.set_major_formatter(FuncFormatter(text))
-
-
-def _draw_coast(ax: Axes, grid: Grid, land: xr.DataArray | None) -> None:
-    """Draw the 0.5 contour of the land fraction, where the domain has land and sea."""
-    if land is not None and float(land.min()) < 0.5 <= float(land.max()):
-        ax.contour(grid.x.centres, grid.y.centres, land.values, levels=[0.5], colors="k", linewidths=0.6)
-
-
-def _axis_name(grid: Grid, dim: str) -> str:
-    lines = [c for c in grid.coords.coords.values() if c.dims == (dim,)]
-    attrs = lines[0].attrs if lines else {}
-    name = str(attrs.get("long_name") or attrs.get("standard_name") or dim).replace("_", " ")
-    units = str(attrs.get("units", ""))
-    return name if units.startswith("degree") or not units else f"{name} [{units}]"
 
 
 def _headline(truth: xr.DataArray) -> str:

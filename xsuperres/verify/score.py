@@ -9,6 +9,7 @@ import re
 import warnings
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,16 @@ from xsuperres.fields.grid import Grid, check_scale, grid_of
 from xsuperres.fields.resample import coarsen
 from xsuperres.model.artefact import SRModel
 from xsuperres.model.table import known_model
-from xsuperres.verify.alignment import bare, check_same_times, check_same_units, on_grid, scale_between
+from xsuperres.verify.alignment import (
+    bare,
+    check_same_times,
+    check_same_units,
+    loaded_coords,
+    on_grid,
+    scale_between,
+    times_of,
+    with_dims_of,
+)
 from xsuperres.verify.baselines import Ground, evaluated, model_location
 from xsuperres.verify.metrics import METRICS, Pair
 from xsuperres.verify.regions import region_weights, surface_of
@@ -55,8 +65,9 @@ def score(
     """
     for field in (fine, truth) if coarse is None else (fine, truth, coarse):
         check_values(field)
+    fine, truth = loaded_coords(fine), loaded_coords(truth)
     grid = grid_of(fine)
-    check_same_times(fine, truth, grid, what="truth")
+    check_same_times(fine, with_dims_of(truth, grid), grid, what="truth")
     check_same_units(truth, fine.attrs.get("units"), what="truth")
     model, why_no_model = _model_of(fine, model)
     case = _Case(fine, truth, grid, model, _reduced(fine, grid, dim))
@@ -84,6 +95,18 @@ class _Case:
     model: SRModel | None
     dims: tuple[Hashable, ...]
 
+    @cached_property
+    def placed(self) -> xr.DataArray:
+        """The truth by position: (..., y, x) in canonical order, without coordinates; lazy."""
+        return on_grid(self.truth, self.grid, what="truth")
+
+    def truth_here(self) -> xr.DataArray:
+        """Return the truth with the horizontal coordinates of the scored field, whose coarse cells it is to have."""
+        lines = [name for name, c in self.grid.coords.variables.items() if c.ndim == 1]
+        kept = {n: c for n, c in self.truth.coords.items() if set(c.dims) <= set(self.placed.dims[:-2])}
+        here = self.placed.assign_coords(kept).assign_coords(self.grid.coords[lines].coords)
+        return here.assign_attrs(self.truth.attrs).rename(self.truth.name)
+
 
 def _name_of(fine: xr.DataArray) -> str:
     return "network" if "xsuperres_model" in fine.attrs else "prediction"
@@ -109,13 +132,16 @@ def _model_of(fine: xr.DataArray, model: SRModel | None) -> tuple[SRModel | None
 
 
 def _reduced(fine: xr.DataArray, grid: Grid, dim: Hashable | Iterable[Hashable] | None) -> tuple[Hashable, ...]:
-    """Return the dims to reduce over; an unknown name is an error."""
+    """Return the dims to reduce over; an unknown name is an error, and so is one that the table needs."""
+    taken = sorted({"method", "region"} & set(map(str, fine.dims)))
+    if taken:
+        raise ConfigError(f"The table has dims of its own called method and region; rename the field's {taken} first.")
     if dim is None:
         return fine.dims
     asked = [dim] if isinstance(dim, str) or not isinstance(dim, Iterable) else list(dim)
     for name in asked:
         if name not in fine.dims:
-            raise unknown_name("dimension", name, [str(d) for d in fine.dims])
+            raise unknown_name("dimension", name, map(str, fine.dims))
     return tuple(name for name in fine.dims if name in asked)
 
 
@@ -136,9 +162,10 @@ def _ground(case: _Case, coarse: xr.DataArray | None, why_no_model: str) -> tupl
                 "The scale is not known: the field bears no attribute xsuperres_scale and there is no model. Pass "
                 "coarse=, the field it was made from."
             )
-        coarse = coarsen(case.truth, scale)
+        coarse = coarsen(case.truth_here(), scale)
     else:
-        check_same_times(case.fine, _renamed(coarse, case.grid), case.grid, what="coarse")
+        coarse = with_dims_of(loaded_coords(coarse), case.grid)
+        check_same_times(case.fine, coarse, case.grid, what="coarse")
         check_same_units(coarse, case.fine.attrs.get("units"), what="coarse")
     found = scale_between(case.grid, grid_of(coarse))
     if scale not in (None, found):
@@ -152,12 +179,6 @@ def _ground(case: _Case, coarse: xr.DataArray | None, why_no_model: str) -> tupl
     return ground, notes
 
 
-def _renamed(coarse: xr.DataArray, grid: Grid) -> xr.DataArray:
-    """Return the coarse field with its horizontal dims named like the fine ones."""
-    names = dict(zip(grid_of(coarse).dims, grid.dims, strict=True))
-    return coarse.rename({a: b for a, b in names.items() if a != b})
-
-
 def _known_scale(case: _Case) -> int | None:
     if "xsuperres_scale" in case.fine.attrs:
         return check_scale(case.fine.attrs["xsuperres_scale"])
@@ -166,7 +187,7 @@ def _known_scale(case: _Case) -> int | None:
 
 def _measured(case: _Case, ground: Ground, methods: dict[str, xr.DataArray], names: list[str]) -> xr.Dataset:
     """Return the metrics of all methods over the cells that are valid in all of them."""
-    truth = on_grid(case.truth, case.grid, what="truth")
+    truth = case.placed
     valid = truth.notnull()
     for values in methods.values():
         valid = valid & values.notnull()
@@ -213,8 +234,8 @@ def _warn_of_overlap(model: SRModel, truth: xr.DataArray, grid: Grid) -> None:
         first, last = model.training.period
         warnings.warn(
             f"{steps} time step(s) of the truth lie in the model's training period ({first} to {last}), and "
-            f"{share:.0%} of its cells in the training domain: the scores flatter the network and the trained baselines. Score a "
-            "period or a domain that was held out.",
+            f"{share:.0%} of its cells in the training domain: the scores flatter the network and the trained "
+            "baselines. Score a period or a domain that was held out.",
             XSuperResWarning,
             stacklevel=4,
         )
@@ -237,15 +258,15 @@ def training_overlap(model: SRModel, truth: xr.DataArray) -> tuple[int, float]:
     """
     grid, period = grid_of(truth), model.training.period
     steps = 0
-    if period is not None and grid.time in truth.coords and all(re.match(r"\d{4}-\d\d", end) for end in period):
+    if period is not None and all(re.match(r"\d{4}-\d\d", end) for end in period):
         first, last = (end.replace("T", " ") for end in period)
-        steps = sum(first <= time <= last for time in _times_as_text(truth.coords[grid.time].values))
+        steps = sum(first <= time <= last for time in _times_as_text(times_of(truth, grid)))
     return steps, _inside(model.grid.y, grid.y) * _inside(model.grid.x, grid.x)
 
 
 def _times_as_text(values: np.ndarray) -> list[str]:
-    texts = np.datetime_as_string(values, unit="s") if values.dtype.kind == "M" else map(str, values.ravel())
-    return [str(text)[:19].replace("T", " ") for text in np.atleast_1d(np.asarray(list(texts)))]
+    texts = np.datetime_as_string(values, unit="s") if values.dtype.kind == "M" else values
+    return [str(text)[:19].replace("T", " ") for text in texts]
 
 
 def _inside(trained: Any, axis: Any) -> float:

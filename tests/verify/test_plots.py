@@ -1,0 +1,188 @@
+"""Pictures: how many panels, which limits, labels and lines."""
+
+import builtins
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import xarray as xr
+from matplotlib.collections import QuadMesh
+from matplotlib.contour import QuadContourSet
+
+from xsuperres.errors import DataError, GridError, XSuperResError
+from xsuperres.testing import toy_field
+from xsuperres.verify.plots import history, maps
+
+TITLES = ["coarse", "bicubic", "network", "truth", "bicubic − truth", "network − truth"]  # noqa: RUF001
+
+
+@pytest.fixture(scope="module")
+def model():
+    fine = toy_field(time=6, y=16, x=24)
+    return fine.sr.fit(2, optimization={"max_steps": 6}, progress=False, activate=False)
+
+
+def pictures(y=16, x=24, change=lambda da: da, **more):
+    truth = toy_field(time=1, y=y, x=x, **more)
+    coarse = truth.sr.coarsen(2)
+    bicubic = coarse.sr.interpolate(2, like=truth)
+    network = (0.7 * bicubic + 0.3 * truth).assign_attrs(truth.attrs)
+    return [change(field) for field in (coarse, bicubic, network, truth)]
+
+
+def panels(figure):
+    return [ax for ax in figure.axes if ax.get_title()]
+
+
+def meshes(figure):
+    return [next(c for c in ax.collections if isinstance(c, QuadMesh)) for ax in panels(figure)]
+
+
+@pytest.mark.parametrize(("y", "x"), [(16, 48), (24, 24), (48, 16)])
+def test_six_maps_two_scales(y, x):
+    figure = maps(*pictures(y, x))
+    figure.canvas.draw()
+    assert len(figure.axes) == 8  # six maps, two colour bars
+    by_title = {ax.get_title().split(",")[0]: ax for ax in panels(figure)}
+    assert sorted(by_title) == sorted(TITLES)
+    mesh = {title: next(c for c in ax.collections if isinstance(c, QuadMesh)) for title, ax in by_title.items()}
+    assert len({mesh[title].get_clim() for title in TITLES[:4]}) == 1
+    assert len({mesh[title].get_clim() for title in TITLES[4:]}) == 1
+    low, high = mesh[TITLES[4]].get_clim()
+    assert low == -high
+    assert {mesh[title].cmap.name for title in TITLES[4:]} == {"RdBu_r"}
+    bars = [ax for ax in figure.axes if not ax.get_title()]
+    labels = {ax.get_xlabel() or ax.get_ylabel() for ax in bars}
+    assert labels == {"Air temperature [K]", "error [K]"}
+
+
+def test_titles_tell_the_rmse():
+    coarse, bicubic, network, truth = pictures()
+    square = ((bicubic.astype(float) - truth.astype(float)) ** 2).weighted(np.cos(np.deg2rad(truth.lat))).mean()
+    titles = [ax.get_title() for ax in panels(maps(coarse, bicubic, network, truth))]
+    assert f"bicubic, RMSE {float(square) ** 0.5:.3g} K" in titles
+    assert any(title.startswith("network, RMSE ") and title.endswith(" K") for title in titles)
+
+
+def test_errors_and_orientation():
+    fields = pictures()
+    turned = [f.isel(lat=slice(None, None, -1)).transpose("lon", "lat", "time") for f in fields]
+    first, second = (meshes(maps(*given)) for given in (fields, turned))
+    for a, b in zip(first, second, strict=True):
+        np.testing.assert_array_equal(a.get_array(), b.get_array())
+    expected = (fields[1] - fields[3]).squeeze()
+    np.testing.assert_allclose(first[4].get_array(), expected, atol=1e-4)
+
+
+def test_coast_from_the_land_fraction():
+    def coasts(figure):
+        return [sum(isinstance(c, QuadContourSet) for c in ax.collections) for ax in panels(figure)]
+
+    fields = pictures()
+    assert coasts(maps(*fields)) == [1] * 6
+    assert coasts(maps(*(f.drop_vars("land_fraction") for f in fields))) == [0] * 6
+    fields[3] = fields[3].drop_vars("land_fraction")
+    assert coasts(maps(*fields)) == [1] * 6  # still known from the network's field
+
+
+def test_axes_speak_degrees():
+    figure = maps(*pictures(periodic=True))
+    figure.canvas.draw()
+    outer = [ax for ax in panels(figure) if ax.get_xlabel()]
+    assert {ax.get_xlabel() for ax in outer} == {"longitude"}
+    assert {ax.get_ylabel() for ax in panels(figure) if ax.get_ylabel()} == {"latitude"}
+    texts = [t.get_text() for ax in panels(figure) for t in (*ax.get_xticklabels(), *ax.get_yticklabels())]
+    assert {"90°E", "90°W", "180°", "0°"} <= set(texts)
+    assert any(text.endswith("°S") for text in texts)
+    (aspect,) = {ax.get_aspect() for ax in panels(maps(*pictures()))}
+    assert aspect == pytest.approx(1 / np.cos(np.deg2rad(20.0 - 0.4)))
+
+
+def test_projected_grid_has_its_own_labels():
+    def projected(da):
+        attrs = {"standard_name": "projection_y_coordinate", "units": "km"}
+        x = ("x", 25.0 * np.arange(da.sizes["lon"]), {**attrs, "standard_name": "projection_x_coordinate"})
+        y = ("y", 25.0 * np.arange(da.sizes["lat"]), attrs)
+        return da.drop_vars(["lat", "lon"]).rename(lat="y", lon="x").assign_coords(x=x, y=y)
+
+    truth = projected(toy_field(time=1, y=16, x=24))
+    coarse = truth.sr.coarsen(2)
+    bicubic = coarse.sr.interpolate(2, like=truth)
+    figure = maps(coarse, bicubic, bicubic, truth, title="mine")
+    assert {ax.get_xlabel() for ax in panels(figure)} - {""} == {"projection x coordinate [km]"}
+    assert figure.get_suptitle() == "mine"
+
+
+def test_missing_cells_and_headline():
+    coarse, bicubic, network, truth = pictures()
+    truth = truth.where(truth.lon > 5)
+    figure = maps(coarse, bicubic, network, truth)
+    assert figure.get_suptitle() == "Air temperature, 2001-01-01 00:00"
+    assert np.ma.getmaskarray(meshes(figure)[4].get_array()).any()
+    with pytest.raises(DataError, match="no valid cell"):
+        maps(*(field * np.nan for field in (coarse, bicubic, network, truth)))
+
+
+def test_bad_maps_are_refused():
+    coarse, bicubic, network, truth = pictures()
+    with pytest.raises(GridError, match="network lies on other cells"):
+        maps(coarse, bicubic, network.isel(lat=slice(2, None)), truth)
+    with pytest.raises(DataError, match="one time step"):
+        maps(coarse, bicubic, network, xr.concat([truth, truth], "time"))
+
+
+def test_history(model):
+    figure = history(model)
+    loss, validation = figure.axes[:2]
+    assert loss.get_ylabel() == "training loss"
+    assert validation.get_ylabel() == "validation RMSE / bicubic"
+    assert [child.get_ylabel() for child in validation.child_axes] == ["validation RMSE / linear"]
+    assert validation.get_xlabel() == "training step"
+    record = model.history
+    np.testing.assert_array_equal(validation.lines[0].get_ydata(), record.ratio_to_bicubic)
+    linear = float((record.ratio_to_bicubic / record.ratio_to_linear)[0])
+    assert validation.lines[1].get_ydata()[0] == pytest.approx(linear)
+    kept = next(line for line in validation.lines if str(line.get_label()).startswith("kept"))
+    best = int(record.rmse.values.argmin())
+    assert kept.get_xdata()[0] == record.step[best]
+    assert f"{model.training.validation['ratio_to_bicubic']:.3f} of bicubic" in kept.get_label()
+    assert "scale 2" in figure.get_suptitle()
+
+
+def test_history_into_given_axes(model):
+    figure, ax = plt.subplots()
+    assert history(model, ax=ax) is figure
+    assert ax.get_ylabel() == "validation RMSE / bicubic"
+    plt.close(figure)
+
+
+def test_history_without_validation():
+    fine = toy_field(time=6, y=16, x=24)
+    model = fine.sr.fit(2, optimization={"max_steps": 3}, validation=None, progress=False, activate=False)
+    figure = history(model)
+    assert [ax.get_ylabel() for ax in figure.axes] == ["training loss"]
+    assert "nothing was held out" in figure.get_suptitle()
+
+
+def test_figures_are_closed_for_pyplot(model):
+    plt.close("all")
+    history(model)
+    maps(*pictures())
+    assert plt.get_fignums() == []
+
+
+def test_without_matplotlib(model, monkeypatch):
+    real = builtins.__import__
+
+    def missing(name, *args, **more):
+        if name.startswith("matplotlib"):
+            raise ImportError(name)
+        return real(name, *args, **more)
+
+    monkeypatch.setattr(builtins, "__import__", missing)
+    with pytest.raises(XSuperResError, match=r"xsuperres\[viz\]"):
+        history(model)
