@@ -333,6 +333,6 @@ class SuperResolutionAccessor:
         >>> sorted(xsr.testing.toy_field(time=1, y=8, x=8).sr.with_bounds().data_vars)
         ['lat_bnds', 'lon_bnds', 'tas']
         """
-        from xsuperres.fields.grid import with_bounds
+        from xsuperres.fields.labels import with_bounds
 
         return with_bounds(self._da)

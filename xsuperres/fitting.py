@@ -157,6 +157,7 @@ def _spec(settings: FitSettings, statics: int, had_missing: bool, shape: tuple[i
         scale=settings.scale,
         inputs=inputs,
         statics=fine,
+        masked=had_missing,
         domain=shape,
         config=settings.network,
     )

@@ -207,6 +207,31 @@ def test_trained_baselines_by_hand(fine, truth, model):
         assert field.attrs["units"] == "K"
 
 
+def test_statics_by_standard_name(truth, fine, model):
+    other = truth.rename(elevation="orog", land_fraction="sftlf")
+    far = other.assign_coords(lon=("lon", truth.lon.values + 100, truth.lon.attrs))  # not the model's own grid
+    found = baseline_fields(far.sr.coarsen(2), far, model=model)
+    assert list(found) == ["bilinear", "bicubic", "lapse", "static_regression"]
+    expected = baseline_fields(truth.sr.coarsen(2), truth, model=model, names="static_regression")
+    np.testing.assert_allclose(found["static_regression"], expected["static_regression"], rtol=1e-6)
+    with pytest.raises(ConfigError, match="'land_fraction' is not known here"):
+        baseline_fields(far.sr.coarsen(2), far.drop_vars("sftlf"), model=model, names=["static_regression"])
+    own = baseline_fields(truth.sr.coarsen(2), truth.drop_vars(["elevation", "land_fraction"]), model=model)
+    np.testing.assert_allclose(own["static_regression"], expected["static_regression"], rtol=1e-6)
+
+
+def test_model_without_statics(archive, truth):
+    plain = archive.drop_vars(["elevation", "land_fraction"]).rename("psl").drop_attrs(deep=False)
+    model = plain.isel(time=slice(0, 6)).sr.fit(2, optimization=STEPS, progress=False, activate=False)
+    known = plain.isel(time=slice(6, 10))
+    table = score(known.sr.coarsen(2).sr.downscale(model), known, metrics=["rmse"])
+    assert table.method.values.tolist() == ["network", "bilinear", "bicubic", "delta", "regression"]
+    assert table.attrs["note"] == (
+        "no lapse: the variable is not a temperature; no static_regression: the model was trained without static fields"
+    )
+    assert "units" not in table.rmse.attrs
+
+
 def test_baselines_keep_orientation_and_crop(truth, model):
     coarse = shuffled(mirrored(truth.sr.coarsen(2)))
     like = mirrored(truth)

@@ -15,7 +15,7 @@ import xarray as xr
 
 from xsuperres.errors import GridError
 
-__all__ = ["Axis", "AxisNames", "find_axes", "locate", "make_axis"]
+__all__ = ["Axis", "AxisNames", "find_axes", "locate", "locate_groups", "make_axis"]
 
 Kind = Literal["latitude", "longitude", "other"]
 
@@ -46,8 +46,8 @@ class Axis:
 
     Parameters
     ----------
-    dim : str
-        Its dimension.
+    dim, name : str
+        Its dimension, and the coordinate that holds its values (most often of the same name).
     centres : ndarray (n,)
         Increasing cell centres; longitudes unwrapped.
     lower, upper : ndarray (n,)
@@ -59,6 +59,7 @@ class Axis:
     """
 
     dim: str
+    name: str
     kind: Kind
     centres: np.ndarray
     lower: np.ndarray
@@ -141,9 +142,8 @@ class Axis:
         lower, upper = self.lower.copy(), self.upper.copy()
         if self.kind == "latitude":
             high, low = 2 * self.centres - lower, 2 * self.centres - upper
-            half_part = np.abs(high - low) / (2 * scale)
-            north = (upper >= 90.0) & (high - half_part <= 90.0 + 1e-9)
-            south = (lower <= -90.0) & (low + half_part >= -90.0 - 1e-9)
+            north = (upper >= 90.0) & (high - (self.centres - lower) / scale <= 90.0 + 1e-9)
+            south = (lower <= -90.0) & (low + (upper - self.centres) / scale >= -90.0 - 1e-9)
             upper[north] = np.maximum(upper, high)[north]
             lower[south] = np.minimum(lower, low)[south]
         return lower, upper
@@ -223,7 +223,7 @@ def make_axis(
     if gaps and kind == "longitude":
         values, order = _after_widest_gap(values, order)
     lower, upper = _bounds(bounds, coordinate, values, order, kind)
-    axis = Axis(dim, kind, values, lower, upper, order)
+    axis = Axis(dim, str(coordinate.name), kind, values, lower, upper, order)
     axis = replace(axis, breaks=_gaps(axis, which, allowed=gaps and which == "x"))
     if kind == "longitude" and not axis.breaks:
         turn = abs(upper[-1] - lower[0] - 360.0)
@@ -348,20 +348,30 @@ def locate(stored: Axis, wanted: Axis) -> np.ndarray | None:
     Centres are compared to 1e-3 of the spacing, longitudes modulo a turn; a stretch may wrap on a periodic
     axis, and never crosses a gap.
     """
-    if wanted.kind != stored.kind or wanted.size > stored.size:
+    return locate_groups(stored, wanted, 1)
+
+
+def locate_groups(stored: Axis, wanted: Axis, scale: int) -> np.ndarray | None:
+    """Return the indices of the stored cells whose groups of `scale` are the cells of `wanted`, or None.
+
+    The mean of a group's centres is compared, so that uneven spacing and rows cut at a pole are found too.
+    """
+    count = wanted.size * scale
+    if wanted.kind != stored.kind or count > stored.size:
         return None
     tolerance = _TOLERANCE * stored.spacing
+    laps = 2 if stored.periodic else 1
+    centres = np.concatenate([stored.centres + 360.0 * lap for lap in range(laps)])
+    means = np.lib.stride_tricks.sliding_window_view(centres, scale).mean(axis=1)
 
-    def distance(a: np.ndarray, b: np.ndarray | float) -> np.ndarray:
-        gap = a - b
-        return np.abs((gap + 180.0) % 360.0 - 180.0 if stored.kind == "longitude" else gap)
+    def off(start: np.ndarray | int, cells: np.ndarray) -> np.ndarray:
+        gap = means[start + scale * cells] - wanted.centres[cells]
+        return np.abs((gap + 180.0) % 360.0 - 180.0 if stored.kind == "longitude" else gap) > tolerance
 
-    hits = np.flatnonzero(distance(stored.centres, wanted.centres[0]) <= tolerance)
-    if not len(hits):
+    starts = np.arange(min(stored.size, len(centres) - count + 1))
+    hits = starts[~off(starts, np.zeros(1, int))]
+    if not len(hits) or off(int(hits[0]), np.arange(wanted.size)).any():
         return None
-    index = int(hits[0]) + np.arange(wanted.size)
-    if stored.periodic:
-        index = index % stored.size
-    elif index[-1] >= stored.size or any(index[0] < at <= index[-1] for at in stored.breaks):
-        return None
-    return index if (distance(stored.centres[index], wanted.centres) <= tolerance).all() else None
+    index = int(hits[0]) + np.arange(count)
+    crosses = any(index[0] < at <= index[-1] for at in stored.breaks)
+    return None if crosses else index % stored.size

@@ -42,7 +42,7 @@ def check_values(da: xr.DataArray) -> None:
         With what to do instead.
     """
     kind, name = da.dtype.kind, da.name or "the data"
-    if da.dtype in (np.float32, np.float64):
+    if da.dtype.newbyteorder("=") in (np.float32, np.float64):
         pass
     elif kind in "iu":
         raise DataError(

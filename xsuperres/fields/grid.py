@@ -17,12 +17,13 @@ from xsuperres.errors import GridError
 from xsuperres.fields.axes import Axis, AxisNames, find_axes, locate, make_axis
 from xsuperres.fields.sphere import coarsen_lonlat, refine_lonlat
 
-__all__ = ["Grid", "Location", "check_scale", "grid_of", "with_bounds"]
+__all__ = ["Grid", "Location", "check_scale", "grid_of", "in_convention", "native"]
 
 
 def check_scale(scale: Any) -> int:
     """Return `scale` as an int; anything but a whole number of at least 2 is an error."""
-    if isinstance(scale, bool) or not isinstance(scale, (int, float, np.integer, np.floating)) or scale != int(scale):
+    number = isinstance(scale, (int, float, np.integer, np.floating)) and not isinstance(scale, bool)
+    if not number or not np.isfinite(scale) or scale != int(scale):
         raise GridError(f"scale must be a whole number of at least 2, got {scale!r}.")
     if scale < 2:
         raise GridError(f"scale must be at least 2 (fine cells per coarse cell and axis), got {scale!r}.")
@@ -80,7 +81,7 @@ class Grid:
     def canonical(self, da: xr.DataArray) -> xr.DataArray:
         """Return `da` with dims (..., y, x) in canonical order; lazy."""
         lead = [dim for dim in da.dims if dim not in self.dims]
-        return da.transpose(*lead, *self.dims).isel({self.y.dim: self.y.order, self.x.dim: self.x.order})
+        return native(da).transpose(*lead, *self.dims).isel({self.y.dim: self.y.order, self.x.dim: self.x.order})
 
     def restored(self, da: xr.DataArray, dims: tuple[Hashable, ...]) -> xr.DataArray:
         """Return canonical `da`, on this grid or a refined one, in the user's orientation and order of dims."""
@@ -100,21 +101,14 @@ class Grid:
         return replace(grid, coords=refine_lonlat(self.coords, self.dims, scale).merge(self._lines(y, x)))
 
     def _lines(self, y: Axis, x: Axis) -> xr.Dataset:
-        """Return the 1-D coordinates of new axes with this grid's names and attributes."""
-        lines: dict[Hashable, Any] = {}
+        """Return the 1-D coordinates of new axes with this grid's names, attributes and longitude convention."""
+        lines = {}
         for old, new in ((self.y, y), (self.x, x)):
-            for name, variable in self.coords.variables.items():
-                if variable.dims != (old.dim,) or not np.allclose(
-                    _turned(variable, old), old.centres, rtol=0, atol=1e-3 * old.spacing
-                ):
-                    continue
-                turn = np.round((old.centres[0] - float(variable.values[0])) / 360.0) * 360.0
-                shift = turn if old.kind == "longitude" else 0.0
-                values = (new.centres - shift).astype(variable.dtype if variable.dtype.kind == "f" else float)
-                if old.kind == "longitude":
-                    values = _same_convention(values, variable.values)
-                attrs = {key: value for key, value in variable.attrs.items() if key != "bounds"}
-                lines[name] = (old.dim, values, attrs)
+            variable = self.coords.variables[old.name]
+            values = in_convention(new.centres, old.centres, variable) if old.kind == "longitude" else new.centres
+            dtype = variable.dtype if variable.dtype.kind == "f" else np.dtype(float)
+            attrs = {key: value for key, value in variable.attrs.items() if key != "bounds"}
+            lines[old.name] = (old.dim, values.astype(dtype), attrs)
         return xr.Dataset(coords=lines)
 
     def locate(self, wanted: Grid) -> Location | None:
@@ -142,23 +136,29 @@ class Grid:
         )
 
 
-def _turned(variable: xr.Variable, axis: Axis) -> np.ndarray:
-    """Return a coordinate's values in the turn of the axis' centres."""
-    values = (
-        np.asarray(variable.values, dtype=np.float64) if variable.dtype.kind in "fiu" else np.full(axis.size, np.nan)
-    )
-    if axis.kind == "longitude":
-        values = values + 360.0 * np.round((axis.centres - values) / 360.0)
-    return values
+def in_convention(values: np.ndarray, centres: np.ndarray, given: xr.Variable) -> np.ndarray:
+    """Return unwrapped longitudes in the convention of given ones.
 
-
-def _same_convention(values: np.ndarray, given: np.ndarray) -> np.ndarray:
-    """Return longitudes within the turn (0..360, -180..180) that the given ones, already wrapped, keep to."""
-    jumps = np.flatnonzero(np.diff(given) < 0) if len(given) else np.array([])
-    if not len(jumps):
+    Parameters
+    ----------
+    values : ndarray
+        Unwrapped, of the same stretch as `centres`.
+    centres : ndarray
+        The given longitudes, unwrapped.
+    given : xr.Variable
+        As the user wrote them, in canonical order: in one turn that increases, or wrapped at 180 or 360.
+    """
+    told = np.asarray(given.values, dtype=np.float64)
+    values = values + 360.0 * np.round((told[0] - centres[0]) / 360.0)
+    if not (np.diff(told) < 0).any():
         return values
-    ceiling = 180.0 if given.min() < 0 else 360.0
+    ceiling = 180.0 if told.min() < 0 else 360.0
     return np.where(values >= ceiling, values - 360.0, values)
+
+
+def native(da: xr.DataArray) -> xr.DataArray:
+    """Return `da` in the byte order of this machine; netCDF-3 files are big-endian."""
+    return da if da.dtype.isnative else da.astype(da.dtype.newbyteorder("="))
 
 
 def grid_of(da: xr.DataArray, *, gaps: bool = False, bounds: xr.Dataset | None = None) -> Grid:
@@ -182,26 +182,9 @@ def grid_of(da: xr.DataArray, *, gaps: bool = False, bounds: xr.Dataset | None =
     y = make_axis(da, names.y, "y", bounds=bounds)
     x = make_axis(da, names.x, "x", gaps=gaps, bounds=bounds)
     flat = {
-        name: coordinate.variable
+        name: native(coordinate).variable
         for name, coordinate in da.coords.items()
         if coordinate.dims and set(coordinate.dims) <= {names.y, names.x}
     }
     coords = xr.Dataset(coords=flat).isel({names.y: y.order, names.x: x.order})
     return Grid(y, x, coords, names.time)
-
-
-def with_bounds(da: xr.DataArray) -> xr.Dataset:
-    """Return `da` as a Dataset with the bounds of its cells; see `SuperResolutionAccessor.with_bounds`."""
-    grid = grid_of(da)
-    ds = da.to_dataset(name=da.name or "field")
-    for axis in (grid.y, grid.x):
-        if axis.dim not in da.coords:
-            continue
-        values = np.asarray(da.coords[axis.dim].values, dtype=np.float64)
-        shift = (values[axis.order] - axis.centres)[:, None]
-        pairs = np.stack([axis.lower, axis.upper], axis=1) + shift
-        name = f"{axis.dim}_bnds"
-        ds[name] = ((axis.dim, "bnds"), pairs[::-1, ::-1] if axis.flipped else pairs)
-        ds[axis.dim].attrs["bounds"] = name
-        ds[axis.dim].encoding["_FillValue"] = ds[name].encoding["_FillValue"] = None
-    return ds.assign_attrs(Conventions="CF-1.11")

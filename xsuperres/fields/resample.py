@@ -12,12 +12,13 @@ import numpy as np
 import xarray as xr
 
 from xsuperres.errors import GridError
+from xsuperres.fields.axes import locate_groups
 from xsuperres.fields.checks import check_values, is_lazy
-from xsuperres.fields.grid import Grid, check_scale, grid_of
+from xsuperres.fields.grid import Grid, Location, check_scale, grid_of
+from xsuperres.fields.labels import attach
 from xsuperres.tiles import AxisPlan, map_tiles
 
 __all__ = [
-    "attach",
     "coarsen",
     "coarsen_array",
     "fine_index",
@@ -25,7 +26,6 @@ __all__ = [
     "interpolate",
     "interpolate_array",
     "plane_plans",
-    "with_history",
 ]
 
 
@@ -54,8 +54,11 @@ def coarsen_array(
 
 
 def _group_sum(values: np.ndarray, scale: int) -> np.ndarray:
-    *lead, ny, nx = values.shape
-    return values.reshape(*lead, ny // scale, scale, nx // scale, scale).sum(axis=(-3, -1))
+    """Add up the cells of each group in a fixed order, so that memory layout and chunks do not change a bit."""
+    total = values[..., ::scale, ::scale].copy()
+    for row, column in list(np.ndindex(scale, scale))[1:]:
+        total += values[..., row::scale, column::scale]
+    return total
 
 
 def interpolate_array(values: np.ndarray, scale: int, method: str = "bicubic", *, periodic: bool = False) -> np.ndarray:
@@ -113,7 +116,7 @@ def interpolate(
         refine,
         values.data,
         plane_plans(values.ndim, coarse, reach, scale),
-        dtype=da.dtype,
+        dtype=values.dtype,
         name="interpolate",
         token=(method, scale),
     )
@@ -125,9 +128,7 @@ def fine_like(like: xr.DataArray | xr.Dataset, coarse: Grid, scale: int) -> Grid
     """Return the part of the grid of `like` that `coarse` refines to."""
     da = like if isinstance(like, xr.DataArray) else _first_plane(like)
     fine = grid_of(da, bounds=like if isinstance(like, xr.Dataset) else None)
-    location = fine.locate(coarse.refine(scale))
-    if location is None:
-        location = _through_groups(fine, coarse, scale)
+    location = _groups(fine, coarse, scale) or fine.locate(coarse.refine(scale))
     if location is None:
         raise GridError(
             f"`like` does not hold the grid of scale={scale}: expected cells of {coarse.refine(scale).describe()}, "
@@ -136,16 +137,10 @@ def fine_like(like: xr.DataArray | xr.Dataset, coarse: Grid, scale: int) -> Grid
     return fine.crop(location)
 
 
-def _through_groups(fine: Grid, coarse: Grid, scale: int) -> Any:
-    """Return where the coarse cells' own fine cells lie, for grids whose spacing is uneven."""
-    from xsuperres.fields.grid import Location
-
-    if any(size % scale for size in fine.shape):
-        return None
-    groups = fine.coarsen(scale).locate(coarse)
-    if groups is None:
-        return None
-    return Location(fine_index(groups.rows, scale), fine_index(groups.columns, scale))
+def _groups(fine: Grid, coarse: Grid, scale: int) -> Location | None:
+    """Return where the fine cells of the coarse ones lie on `fine`."""
+    rows, columns = locate_groups(fine.y, coarse.y, scale), locate_groups(fine.x, coarse.x, scale)
+    return None if rows is None or columns is None else Location(rows, columns)
 
 
 def fine_index(index: np.ndarray, scale: int) -> np.ndarray:
@@ -170,18 +165,18 @@ def coarsen(da: xr.DataArray, scale: int, *, minimum_valid_fraction: float = 0.5
     data = _coarsen_data(values.data, grid.area, scale, minimum_valid_fraction, lazy=is_lazy(values))
     note = f"xsuperres: area-weighted coarsening, scale {scale}"
     out = attach(da, data, values.dims, grid, coarse, note=note)
-    planes = {
-        name: coordinate
-        for name, coordinate in da.coords.items()
-        if set(coordinate.dims) == set(grid.dims) and coordinate.dtype.kind in "fbiu" and name not in out.coords
-    }
-    for name, coordinate in planes.items():
-        canonical = grid.canonical(coordinate).values.astype(np.float64)
-        mean = coarsen_array(canonical, grid.area, scale, minimum_valid_fraction=minimum_valid_fraction)
-        dtype = coordinate.dtype if coordinate.dtype.kind == "f" else np.float32
-        plane = xr.DataArray(mean.astype(dtype), dims=grid.dims, attrs=coordinate.attrs)
-        out = out.assign_coords({name: grid.restored(plane, coordinate.dims)})
+    for name, coordinate in da.coords.items():
+        if set(coordinate.dims) == set(grid.dims) and coordinate.dtype.kind in "fbiu" and name not in out.coords:
+            out = out.assign_coords({name: _coarsen_plane(coordinate, grid, scale, minimum_valid_fraction)})
     return out
+
+
+def _coarsen_plane(coordinate: xr.DataArray, grid: Grid, scale: int, fraction: float) -> xr.DataArray:
+    """Return the area-weighted coarsening of a 2-D coordinate, float, in its own order of dims."""
+    dtype = coordinate.dtype if coordinate.dtype.kind == "f" else np.dtype(np.float32)
+    values = grid.canonical(coordinate.reset_coords(drop=True)).astype(np.float64)
+    mean = _coarsen_data(values.data, grid.area, scale, fraction, lazy=is_lazy(values)).astype(dtype)
+    return grid.restored(xr.DataArray(mean, dims=grid.dims, attrs=coordinate.attrs), coordinate.dims)
 
 
 def _coarsen_data(data: Any, area: np.ndarray, scale: int, fraction: float, *, lazy: bool) -> Any:
@@ -191,7 +186,7 @@ def _coarsen_data(data: Any, area: np.ndarray, scale: int, fraction: float, *, l
 
     whole = {axis: tuple(_multiples(data.chunks[axis], scale)) for axis in (data.ndim - 2, data.ndim - 1)}
     data = data.rechunk(whole)
-    weights = dask.array.from_array(area, chunks=data.chunks[-2:], name=False)
+    weights = dask.array.from_array(area, chunks=data.chunks[-2:])
     sizes = [tuple(c // scale for c in chunks) for chunks in data.chunks[-2:]]
     return dask.array.map_blocks(
         coarsen_array,
@@ -211,30 +206,3 @@ def _multiples(chunks: tuple[int, ...], scale: int) -> list[int]:
     edges = np.unique(np.concatenate([[0], np.cumsum(chunks) // scale * scale]))
     edges[-1] = sum(chunks)
     return np.diff(edges).tolist()
-
-
-def attach(
-    source: xr.DataArray, data: Any, dims: tuple[Any, ...], grid: Grid, target: Grid, *, note: str
-) -> xr.DataArray:
-    """Return `data` (canonical, on grid `target`) as a DataArray like `source`, which lies on `grid`.
-
-    Kept: name, attributes, coordinates that do not lie on the horizontal grid, orientation and order of dims.
-    Replaced: horizontal coordinates, by those of `target`. Dropped: encodings of packing and chunks.
-    """
-    out = xr.DataArray(data, dims=dims, name=source.name, attrs=dict(source.attrs))
-    kept = {
-        name: coordinate.variable
-        for name, coordinate in source.coords.items()
-        if not set(coordinate.dims) & set(grid.dims)
-    }
-    moved = {name: v for name, v in target.coords.variables.items() if name not in kept}
-    out = out.assign_coords(kept).assign_coords(xr.Dataset(coords=moved).coords)
-    out = grid.restored(out, source.dims)
-    out.encoding = {k: v for k, v in source.encoding.items() if k in ("grid_mapping",)}
-    return with_history(out, note)
-
-
-def with_history(da: xr.DataArray, note: str) -> xr.DataArray:
-    """Return `da` with one more line in its history attribute."""
-    before = da.attrs.get("history")
-    return da.assign_attrs(history=f"{before}\n{note}" if before else note)

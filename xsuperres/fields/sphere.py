@@ -6,8 +6,13 @@ poles are places like any other.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import xarray as xr
+
+Change = Callable[[np.ndarray], np.ndarray]
 
 __all__ = ["coarsen_lonlat", "lonlat_names", "refine_lonlat"]
 
@@ -25,31 +30,46 @@ def lonlat_names(coords: xr.Dataset, dims: tuple[str, str]) -> tuple[str, str] |
 
 
 def coarsen_lonlat(coords: xr.Dataset, dims: tuple[str, str], scale: int) -> xr.Dataset:
-    """Return 2-D longitude and latitude of scale x scale groups of cells, or an empty Dataset."""
+    """Return 2-D longitude and latitude of scale x scale groups of cells, or an empty Dataset; lazy."""
     return _through_vectors(coords, dims, lambda vectors: _block_mean(vectors, scale))
 
 
 def refine_lonlat(coords: xr.Dataset, dims: tuple[str, str], scale: int) -> xr.Dataset:
-    """Return 2-D longitude and latitude of cells cut into scale x scale parts, or an empty Dataset."""
+    """Return 2-D longitude and latitude of cells cut into scale x scale parts, or an empty Dataset; lazy."""
     return _through_vectors(coords, dims, lambda vectors: _refined(_refined(vectors, scale, 1), scale, 2))
 
 
-def _through_vectors(coords: xr.Dataset, dims: tuple[str, str], change) -> xr.Dataset:  # type: ignore[no-untyped-def]
+def _through_vectors(coords: xr.Dataset, dims: tuple[str, str], change: Change) -> xr.Dataset:
     names = lonlat_names(coords, dims)
     if names is None:
         return xr.Dataset()
-    lon, lat = (coords[name].transpose(*dims) for name in names)
-    u, v = np.deg2rad(lon.values.astype(float)), np.deg2rad(lat.values.astype(float))
+    lon, lat = (coords[name].transpose(*dims).variable for name in names)
+    if lon.chunks is None and lat.chunks is None:
+        planes = _changed(lon.values, lat.values, change)
+    else:
+        planes = _changed_lazily(lon, lat, change)
+    pairs = zip(names, planes, (lon, lat), strict=True)
+    return xr.Dataset(coords={name: (dims, plane.astype(old.dtype), old.attrs) for name, plane, old in pairs})
+
+
+def _changed(lon: np.ndarray, lat: np.ndarray, change: Change) -> np.ndarray:
+    """Return new longitude and latitude (2, y, x), longitudes in the convention (0..360, -180..180) of the old."""
+    u, v = np.deg2rad(lon.astype(float)), np.deg2rad(lat.astype(float))
     vectors = change(np.stack([np.cos(v) * np.cos(u), np.cos(v) * np.sin(u), np.sin(v)]))
     longitude = np.rad2deg(np.arctan2(vectors[1], vectors[0]))
-    if float(lon.max()) > 180.0:  # keep the convention 0..360
+    if lon.max() > 180.0:
         longitude = longitude % 360.0
-    latitude = np.rad2deg(np.arctan2(vectors[2], np.hypot(vectors[0], vectors[1])))
-    return xr.Dataset(
-        coords={
-            names[0]: (dims, longitude.astype(lon.dtype), lon.attrs),
-            names[1]: (dims, latitude.astype(lat.dtype), lat.attrs),
-        }
+    return np.stack([longitude, np.rad2deg(np.arctan2(vectors[2], np.hypot(vectors[0], vectors[1])))])
+
+
+def _changed_lazily(lon: xr.Variable, lat: xr.Variable, change: Change) -> Any:
+    """Return the same as a dask array: one task, since planes are small."""
+    import dask
+    import dask.array
+
+    shape = change(np.empty((3, *lon.shape))).shape
+    return dask.array.from_delayed(
+        dask.delayed(_changed, pure=False)(lon.data, lat.data, change), (2, *shape[1:]), dtype=float
     )
 
 

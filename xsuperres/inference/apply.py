@@ -5,12 +5,14 @@ Tensors only. Validation during training and every kind of `downscale` run this 
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from xsuperres.errors import XSuperResWarning
 from xsuperres.fields.channels import Channels
 from xsuperres.fields.resample import fine_index
 from xsuperres.model.artefact import SRModel
@@ -121,6 +123,13 @@ def _apply(
 ) -> Tensor:  # (n, y, x) -> (n, Y, X)
     valid, recipe = torch.isfinite(block), prepared.channels
     complete = bool(valid.all())
+    if not complete and not recipe.with_mask:
+        warnings.warn(
+            "There are NaN cells, but the model was trained on complete fields and has no mask channel: they are "
+            "filled for the network and restored; values next to them are less certain.",
+            XSuperResWarning,
+            stacklevel=2,
+        )
     value, channels = recipe.coarse(block, valid, climatology)
     network_input = channels.contiguous(memory_format=torch.channels_last)
     scaled = prepared.network(network_input, fine, cells)[:, 0] * recipe.gain

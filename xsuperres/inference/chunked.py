@@ -15,7 +15,8 @@ import xarray as xr
 from xsuperres.errors import ConfigError, DataError, GridError, StaticFieldError, XSuperResWarning
 from xsuperres.fields.checks import check_units, check_values, check_variable, is_lazy
 from xsuperres.fields.grid import Grid, Location, grid_of
-from xsuperres.fields.resample import attach, fine_index, fine_like, plane_plans
+from xsuperres.fields.labels import attach, named_like
+from xsuperres.fields.resample import fine_index, fine_like, plane_plans
 from xsuperres.fields.static import StaticLike, find_static
 from xsuperres.inference.apply import Prepared, apply, bytes_per_cell
 from xsuperres.inference.workers import ModelReference, admitted, choose_device, prepared_model, refer
@@ -89,7 +90,7 @@ def downscale(
     )
     data = _mapped(tile, values, bound, coarse)
     fine_location = Location(*(fine_index(i, model.scale) for i in (location.rows, location.columns)))
-    fine = _in_convention(bound.grid.crop(fine_location), coarse)
+    fine = named_like(bound.grid.crop(fine_location), coarse, bound.coarse_grid.crop(location))
     if mask == "model" and bound.fine_mask is not None:
         keep = bound.fine_mask[np.ix_(fine_location.rows, fine_location.columns)]
         data = _where(data, keep)
@@ -222,23 +223,8 @@ def _where(data: Any, keep: np.ndarray) -> Any:
         return np.where(keep, data, np.nan).astype(data.dtype)
     import dask.array
 
-    plane = dask.array.from_array(keep, chunks=data.chunks[-2:], name=False)
+    plane = dask.array.from_array(keep, chunks=data.chunks[-2:])
     return dask.array.where(plane, data, np.array(np.nan, data.dtype))
-
-
-def _in_convention(fine: Grid, coarse: Grid) -> Grid:
-    """Return the fine grid with longitudes in the turn the user's coarse ones are in, if that differs."""
-    name, axis = fine.x.dim, coarse.x
-    given = coarse.coords.variables.get(axis.dim)
-    if axis.kind != "longitude" or name not in fine.coords or given is None:
-        return fine
-    values = fine.coords[name]
-    middle = np.asarray(values.values, float).reshape(axis.size, -1).mean(axis=1)
-    turns = np.round((np.asarray(given.values, float) - middle) / 360.0) * 360.0
-    if not turns.any():
-        return fine
-    shifted = values.copy(data=values.values + np.repeat(turns, values.size // axis.size).astype(values.dtype))
-    return replace(fine, coords=fine.coords.assign_coords({name: shifted}))
 
 
 def _labelled(
@@ -250,12 +236,10 @@ def _labelled(
     model: SRModel,
     location: Location,
 ) -> xr.DataArray:
-    renamed = dict(zip(fine.dims, coarse.dims, strict=True))
     index = {model.grid.y.dim: location.rows, model.grid.x.dim: location.columns}
     static = model.static.isel(index, missing_dims="ignore")  # there may be no static field at all
-    known = {n: v for n, v in static.variables.items() if n not in fine.coords}
-    coords = fine.coords.assign_coords(known).rename({a: b for a, b in renamed.items() if a != b})
-    target = replace(fine, coords=coords)
+    planes = {n: (fine.dims, v.values, v.attrs) for n, v in static.data_vars.items() if n not in fine.coords}
+    target = replace(fine, coords=fine.coords.assign_coords(planes))
     note = f"xsuperres: super-resolution, scale {model.scale}, model {model.identity[:16]}"
     out = attach(da, data, dims, coarse, target, note=note)
     return out.assign_attrs(xsuperres_model=model.identity, xsuperres_scale=model.scale)

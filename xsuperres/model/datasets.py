@@ -24,16 +24,26 @@ def dataset_to_tensors(ds: xr.Dataset, prefix: str) -> tuple[dict[str, torch.Ten
     """
     tensors, header = {}, {}
     for name, variable in ds.variables.items():
-        encoded = xr.conventions.encode_cf_variable(variable.copy(deep=False), name=str(name))
+        timely = _is_time(variable)
+        plain = xr.Variable(variable.dims, variable.values, variable.attrs)  # without encoding
+        encoded = xr.conventions.encode_cf_variable(plain, name=str(name)) if timely else plain
         values = np.asarray(encoded.values)
         entry: dict[str, Any] = {"dims": [str(d) for d in variable.dims], "attrs": _plain(encoded.attrs)}
         if values.dtype.kind in "OSU":
-            entry["text"] = np.asarray(variable.values).astype(str).tolist()
+            entry["text"] = values.astype(str).tolist()
         else:
-            entry["time"] = variable.dtype.kind in "mM" or variable.dtype == object
-            tensors[f"{prefix}{name}"] = torch.from_numpy(np.array(values, order="C", copy=True))
+            entry["time"] = timely
+            native = values.astype(values.dtype.newbyteorder("="))  # netCDF-3 is big-endian
+            tensors[f"{prefix}{name}"] = torch.from_numpy(np.ascontiguousarray(native).copy())
         header[str(name)] = entry
     return tensors, header
+
+
+def _is_time(variable: xr.Variable) -> bool:
+    """Return whether the values are datetimes, durations or cftime objects."""
+    if variable.dtype.kind in "mM":
+        return True
+    return variable.dtype == object and variable.size > 0 and hasattr(variable.values.flat[0], "calendar")
 
 
 def dataset_from_tensors(tensors: dict[str, torch.Tensor], header: dict[str, Any], prefix: str) -> xr.Dataset:
@@ -43,7 +53,8 @@ def dataset_from_tensors(tensors: dict[str, torch.Tensor], header: dict[str, Any
         values = np.asarray(entry["text"]) if "text" in entry else tensors[f"{prefix}{name}"].numpy()
         variable = xr.Variable(entry["dims"], values, entry["attrs"])
         if entry.get("time"):
-            variable = xr.conventions.decode_cf_variable(name, variable)
+            variable = xr.conventions.decode_cf_variable(name, variable).load()
+            variable.encoding = {}
         variables[name] = variable
     return xr.Dataset(variables)
 

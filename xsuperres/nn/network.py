@@ -17,6 +17,7 @@ from xsuperres.config import NetworkConfig
 from xsuperres.nn.backbones import BACKBONES
 from xsuperres.nn.blocks import Conv, Merge, activation
 from xsuperres.nn.geometry import Block, Chain, Interval, halo_of
+from xsuperres.nn.resample import repeat_cells
 from xsuperres.nn.upsamplers import UPSAMPLERS, Upsampler
 
 __all__ = ["Cells", "LocationFeatures", "NetworkSpec", "SuperResolution", "build_network"]
@@ -32,6 +33,7 @@ class NetworkSpec:
     inputs: int
     statics: int = 0
     outputs: int = 1
+    masked: bool = False  # whether the last coarse channel says which cells are valid
     domain: tuple[int, int] | None = None  # fine (rows, columns) of the stored grid, for location features
     config: NetworkConfig = field(default_factory=NetworkConfig)
 
@@ -87,12 +89,20 @@ class SuperResolution(Block):
         # (b, inputs, y, x), (1 or b, statics, Y, X) -> (b, outputs, Y, X)
         fixed = self._fixed(static, cells)
         if self.before:
-            features = self.backbone(self.activate(self.stem(self.upsampler(coarse), fixed)))
+            features = self.backbone(self.activate(self.stem(self._interpolated(coarse), fixed)))
         else:
             detail = None if fixed is None else F.pixel_unshuffle(fixed, self.spec.scale)
             features = self.backbone(self.activate(self.stem(coarse, detail)))
             features = self.upsampler(features)
         return self.head(self.merge(features, fixed))
+
+    def _interpolated(self, coarse: Tensor) -> Tensor:  # (b, inputs, y, x) -> (b, inputs, Y, X)
+        """Return the coarse channels at the fine grid, made from valid cells only; the mask is spread as it is."""
+        if not self.spec.masked:
+            return self.upsampler(coarse)
+        mask = coarse[:, -1:]
+        values = self.upsampler(coarse[:, :-1], mask)
+        return torch.cat([values, repeat_cells(mask, self.spec.scale)], dim=1)
 
     def _fixed(self, static: Tensor | None, cells: Cells | None) -> Tensor | None:
         """Return static channels and location features in one tensor (1 or b, c, Y, X), if there are any."""

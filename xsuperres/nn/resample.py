@@ -83,11 +83,17 @@ def interpolate(field: Tensor, scale: int, method: str = "bicubic") -> Tensor:
     """
     if radius(method) == 0:
         return repeat_cells(field, scale)
+    return _phases(field, scale, method)
+
+
+def _phases(field: Tensor, scale: int, method: str, *, absolute: bool = False) -> Tensor:
+    """Convolve with the weights, or their absolute values, of every phase and interleave: (b, c, Y, X)."""
     b, c, ny, nx = field.shape
     reach = radius(method)
     planes = field.reshape(b * c, 1, ny, nx)
     padded = F.pad(planes, (reach,) * 4, mode="replicate")
-    phases = F.conv2d(padded, _kernel(method, scale, field.dtype, str(field.device)))
+    kernel = _kernel(method, scale, field.dtype, str(field.device))
+    phases = F.conv2d(padded, kernel.abs() if absolute else kernel)
     return F.pixel_shuffle(phases, scale).reshape(b, c, ny * scale, nx * scale)
 
 
@@ -105,20 +111,15 @@ def interpolate_valid(field: Tensor, valid: Tensor, scale: int, method: str = "b
     valid : Tensor of bool (b, c, y, x)
         Where `field` counts.
     """
-    present = valid.to(field.dtype)
     filled = torch.where(valid, field, torch.zeros_like(field))
-    weight = interpolate(present, scale, "bilinear")
+    if radius(method) == 0:
+        return repeat_cells(filled, scale)
+    weight = interpolate(valid.to(field.dtype), scale, "bilinear")
     # 2**-20 is far below the smallest bilinear weight of a valid cell and far above rounding.
     linear = interpolate(filled, scale, "bilinear") / weight.clamp_min(2.0**-20)
     linear = torch.where(weight > 2.0**-20, linear, torch.zeros_like(linear))
-    complete = repeat_cells(_eroded(present, radius(method)), scale) > 0.5
-    return torch.where(complete, interpolate(filled, scale, method), linear)
-
-
-def _eroded(present: Tensor, reach: int) -> Tensor:
-    """Return 1 where every cell within `reach` (inside the domain) is 1, else 0; (b, c, y, x)."""
-    size = 2 * reach + 1
-    return -F.max_pool2d(-present, size, stride=1, padding=reach) if reach else present
+    incomplete = _phases((~valid).to(field.dtype), scale, method, absolute=True) > 0
+    return torch.where(incomplete, linear, interpolate(filled, scale, method))
 
 
 def repeat_cells(field: Tensor, scale: int) -> Tensor:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from xsuperres.nn.blocks import Conv
 from xsuperres.nn.geometry import Block, Interval
-from xsuperres.nn.resample import Interpolation, repeat_cells
+from xsuperres.nn.resample import Interpolation, interpolate_valid, repeat_cells
 from xsuperres.registry import Registry
 
 __all__ = ["UPSAMPLERS", "Upsampler"]
@@ -43,8 +43,10 @@ class PreUpsampling(Upsampler):
         super().__init__(inputs, outputs, scale)
         self.interpolation = Interpolation(scale, "bicubic")
 
-    def forward(self, x: Tensor) -> Tensor:  # (b, c, y, x) -> (b, c, scale y, scale x)
-        return self.interpolation(x)
+    def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:  # (b, c, y, x) -> (b, c, scale y, scale x)
+        if valid is None or bool((valid > 0.5).all()):
+            return self.interpolation(x)
+        return interpolate_valid(x, (valid > 0.5).expand_as(x), self.scale)
 
     def needs(self, out: Interval) -> Interval:
         return self.interpolation.needs(out)

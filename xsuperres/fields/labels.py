@@ -1,0 +1,101 @@
+"""Labels of results: coordinates, attributes, history, cell bounds, dims and orientation as the user has them.
+
+Labelled arrays in and out; lazy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from xsuperres.fields.axes import Axis
+from xsuperres.fields.grid import Grid, grid_of, in_convention
+
+__all__ = ["attach", "named_like", "with_bounds", "with_history"]
+
+
+def attach(
+    source: xr.DataArray, data: Any, dims: tuple[Any, ...], grid: Grid, target: Grid, *, note: str
+) -> xr.DataArray:
+    """Return `data` (canonical, on grid `target`) as a DataArray like `source`, which lies on `grid`.
+
+    Kept: name, attributes, coordinates that do not lie on the horizontal grid, orientation and order of dims.
+    Replaced: horizontal coordinates, by those of `target`. Dropped: encodings of packing and chunks.
+    """
+    out = xr.DataArray(data, dims=dims, name=source.name, attrs=dict(source.attrs))
+    kept = {
+        name: coordinate.variable
+        for name, coordinate in source.coords.items()
+        if not set(coordinate.dims) & set(grid.dims)
+    }
+    moved = {name: v for name, v in target.coords.variables.items() if name not in kept}
+    out = out.assign_coords(kept).assign_coords(xr.Dataset(coords=moved).coords)
+    out = grid.restored(out, source.dims)
+    out.encoding = {k: v for k, v in source.encoding.items() if k in ("grid_mapping",)}
+    return with_history(out, note)
+
+
+def with_history(da: xr.DataArray, note: str) -> xr.DataArray:
+    """Return `da` with one more line in its history attribute."""
+    before = da.attrs.get("history")
+    return da.assign_attrs(history=f"{before}\n{note}" if before else note)
+
+
+def named_like(fine: Grid, coarse: Grid, stored: Grid) -> Grid:
+    """Return the fine grid with the dims, coordinate names and longitude convention of the user's coarse one.
+
+    Parameters
+    ----------
+    fine, stored : Grid
+        The model's fine and coarse grids, cut to the user's domain.
+    coarse : Grid
+        The user's. Where its longitudes are the stored ones, the fine coordinates stay bit for bit.
+    """
+    coords = _turned(fine, coarse, stored)
+    pairs = ((fine.y, coarse.y), (fine.x, coarse.x))
+    names = {ours.name: theirs.name for ours, theirs in pairs if ours.name != theirs.name}
+    dims = {ours.dim: theirs.dim for ours, theirs in pairs if ours.dim != theirs.dim}
+    if names or dims:
+        renamed = {
+            names.get(str(name), name): (tuple(dims.get(str(d), d) for d in v.dims), v.values, v.attrs)
+            for name, v in coords.variables.items()
+        }
+        coords = xr.Dataset(coords=renamed)
+    y, x = (replace(ours, dim=theirs.dim, name=theirs.name) for ours, theirs in pairs)
+    return replace(fine, y=y, x=x, coords=coords)
+
+
+def _turned(fine: Grid, coarse: Grid, stored: Grid) -> xr.Dataset:
+    """Return the fine coordinates with longitudes in the turn of the user's."""
+    axis = coarse.x
+    if axis.kind != "longitude" or axis.name not in coarse.coords:
+        return fine.coords
+    given, ours = coarse.coords.variables[axis.name], stored.coords.variables[stored.x.name]
+    if np.allclose(ours.values, given.values, rtol=0, atol=1e-3 * axis.spacing):
+        return fine.coords
+    values = fine.coords.variables[fine.x.name]
+    lap = 360.0 * np.round((axis.centres[0] - fine.x.centres[: fine.x.size // axis.size].mean()) / 360.0)
+    turned = in_convention(fine.x.centres + lap, axis.centres, given).astype(values.dtype)
+    return fine.coords.assign_coords({fine.x.name: values.copy(data=turned)})
+
+
+def with_bounds(da: xr.DataArray) -> xr.Dataset:
+    """Return `da` as a Dataset with the bounds of its cells; see `SuperResolutionAccessor.with_bounds`."""
+    grid = grid_of(da)
+    ds = da.to_dataset(name=da.name or "field")
+    for axis in (grid.y, grid.x):
+        name = f"{axis.name}_bnds"
+        ds[name] = ((axis.dim, "bnds"), _bounds_of(axis, np.asarray(da.coords[axis.name].values, float)))
+        ds[axis.name].attrs["bounds"] = name
+        ds[axis.name].encoding["_FillValue"] = ds[name].encoding["_FillValue"] = None
+    return ds.assign_attrs(Conventions="CF-1.11")
+
+
+def _bounds_of(axis: Axis, values: np.ndarray) -> np.ndarray:
+    """Return the bounds (n, 2) of an axis in the order and convention of its coordinate's `values`."""
+    shift = (values[axis.order] - axis.centres)[:, None]
+    pairs = np.stack([axis.lower, axis.upper], axis=1) + shift
+    return pairs[::-1, ::-1] if axis.flipped else pairs
