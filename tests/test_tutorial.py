@@ -177,9 +177,7 @@ class TestERA5:
         ],
         ids=["Tibet", "Pacific", "Greenland", "Australia", "Congo"],
     )
-    def test_known_places(
-        self, era5: xr.Dataset, lat: int, lon: int, height: float, land: float
-    ) -> None:
+    def test_known_places(self, era5: xr.Dataset, lat: int, lon: int, height: float, land: float) -> None:
         place = era5.sel(lat=lat, lon=lon)
         assert float(place.elevation) == pytest.approx(height, abs=250)
         assert float(place.land_fraction) == land

@@ -242,39 +242,55 @@ class SuperResolutionAccessor:
         truth: xr.DataArray,
         *,
         coarse: xr.DataArray | None = None,
-        model: SRModel | None = None,
+        model: SRModel | str | os.PathLike[str] | None = None,
         baselines: str | Iterable[str] | None = None,
         metrics: str | Iterable[str] | None = None,
         dim: Hashable | Iterable[Hashable] | None = None,
     ) -> xr.Dataset:
-        """Score this fine field against the truth, beside the baselines.
+        """Score this fine field against the truth, beside the baselines, metric by metric and region by region.
+
+        All metrics are area-weighted and taken over the same cells for every product: those where the truth, this
+        field and all baselines are valid. Fields are compared by position, after their coordinates were compared to
+        1e-3 of the spacing.
 
         Parameters
         ----------
         truth : DataArray
-            On the same cells and times, compared by position after a check of the coordinates; any order of dims,
-            latitude direction and longitude convention.
+            On the cells and times of this field, in any orientation, order of dims or longitude convention.
         coarse : DataArray, optional
-            What this field was made from; by default the area-weighted coarsening of the truth.
-        model : SRModel, optional
-            By default the model whose digest this field bears, if it is loaded in this process.
+            What this field was made from. By default the area-weighted coarsening of the truth (perfect prognosis
+            only).
+        model : SRModel or path, optional
+            By default the model whose digest this field bears (attribute ``xsuperres_model``), if loaded in this
+            process.
         baselines : str or list of str, optional
-            bilinear, bicubic, lapse, static_regression, delta, regression; by default all that are defined.
+            Of bilinear, bicubic, lapse (temperature, where elevation is known), static_regression (the model's),
+            delta and regression (a fixed-domain model, on its own grid). By default all that are defined; ``[]`` for
+            none.
         metrics : str or list of str, optional
-            rmse, mae, bias, correlation, sd_ratio, gradient_ratio, consistency; by default all.
-        dim : name or list of names, optional
-            Dims to reduce over; the others stay. By default all.
+            Of rmse, mae, bias, correlation, sd_ratio, gradient_ratio, consistency (RMSE of the re-coarsened field
+            against the coarse input). By default all.
+        dim : str or list of str, optional
+            Dims to reduce over; the others stay in the result. By default all.
 
         Returns
         -------
         Dataset
-            One variable per metric, dims (method, region, ...), area-weighted, over the cells valid for all methods.
-            The attribute ``note`` says which baselines are absent, and why.
+            One variable per metric; dims ``product`` ("network" if this field bears a model's digest, else
+            "prediction", then the baselines), ``region`` ("all"; "land", "sea" and classes of elevation where those
+            are known) and what is left. The attribute ``note`` says which baselines are absent and why. Dask-backed
+            fields are computed, once.
+
+        Warns
+        -----
+        XSuperResWarning
+            If the truth overlaps the model's training period and domain, or units are missing.
 
         Raises
         ------
         XSuperResError
-            If grids, times or units do not agree, or a name is unknown.
+            If grids, times or units differ, the scale is not known, a name is unknown, or a baseline that was asked
+            for is not defined here.
 
         Examples
         --------
@@ -282,12 +298,15 @@ class SuperResolutionAccessor:
         >>> truth = xsr.testing.toy_field(time=2, y=8, x=12)
         >>> coarse = truth.sr.coarsen(2)
         >>> table = coarse.sr.interpolate(2, like=truth).sr.score(truth, coarse=coarse)
-        >>> bool(table.rmse.sel(method="lapse", region="all") < table.rmse.sel(method="bicubic", region="all"))
+        >>> rmse = table.rmse.sel(region="all")
+        >>> bool(rmse.sel(product="lapse") < rmse.sel(product="bicubic"))
         True
         """
+        from xsuperres.model.file import load_model
         from xsuperres.verify.score import score
 
-        return score(self._da, truth, coarse=coarse, model=model, baselines=baselines, metrics=metrics, dim=dim)
+        chosen = load_model(model) if isinstance(model, (str, os.PathLike)) else model
+        return score(self._da, truth, coarse=coarse, model=chosen, baselines=baselines, metrics=metrics, dim=dim)
 
     def describe(self, scale: int | None = None, *, model: SRModel | str | os.PathLike[str] | None = None) -> str:
         """Say what downscaling this field would mean, without doing it.

@@ -193,7 +193,7 @@ class OptimizationConfig:
     loss: str = "mse"
     gradient_clip: float = 1.0
     averaging: float = 0.98
-    validations: int = 20
+    validations: int = 12
     patience: int | None = None
     device: str = "auto"
 

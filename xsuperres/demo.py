@@ -33,6 +33,7 @@ def cut_band(da: xr.DataArray, west: float, east: float) -> tuple[xr.DataArray, 
 
     Examples
     --------
+    >>> import numpy as np
     >>> da = xr.DataArray(np.arange(8.0), dims="lon", coords={"lon": np.arange(0.0, 360, 45)})
     >>> rest, band = cut_band(da, 180, 288)
     >>> band.lon.values.tolist()
@@ -53,7 +54,7 @@ def static_of(da: xr.DataArray, names: Sequence[str]) -> xr.Dataset:
 
 def score_record(table: xr.Dataset, model: SRModel, clock: dict[str, float]) -> dict[str, object]:
     """Return what ``score.json`` holds: RMSE by method, ratio to bicubic, cost, versions."""
-    rmse = {str(m): float(table.rmse.sel({"method": m, "region": "all"})) for m in table["method"].values}
+    rmse = {str(m): float(table.rmse.sel(product=m, region="all")) for m in table["product"].values}
     return {
         "rmse": rmse,
         "ratio_to_bicubic": rmse["network"] / rmse["bicubic"],

@@ -24,20 +24,19 @@ from xsuperres.config import (
     check_choice,
     resolve,
 )
-from xsuperres.errors import ConfigError, DataError
+from xsuperres.errors import ConfigError, DataError, GridError
 from xsuperres.fields.baselines import LinearBaselines, Scaling, TrainingMoments
 from xsuperres.fields.channels import channel_counts
 from xsuperres.fields.checks import check_units, check_values
 from xsuperres.fields.grid import Grid, check_scale, grid_of
 from xsuperres.fields.static import StaticLike, anomalies, find_static, fit_static_scaling
-from xsuperres.inference.apply import prepare
-from xsuperres.inference.chunked import downscale_values
+from xsuperres.inference.validation import Validator
 from xsuperres.inference.workers import choose_device
 from xsuperres.model.artefact import SRModel, TrainingRecord, Variable
 from xsuperres.model.table import activate as activate_model
 from xsuperres.model.table import remember
 from xsuperres.nn.backbones import BACKBONES
-from xsuperres.nn.network import NetworkSpec, SuperResolution, build_network
+from xsuperres.nn.network import NetworkSpec, build_network
 from xsuperres.nn.upsamplers import UPSAMPLERS
 from xsuperres.samples.blocks import FieldBlocks
 from xsuperres.samples.holdout import Holdout, hold_out
@@ -283,7 +282,7 @@ def _train(
     )
     network = model.network.to(device)
     step = SupervisedStep(network, model.residual_sd / model.scaling.sd, config)
-    validate = _validator(model, blocks, holdout, device)
+    validate = _validator(model, blocks, holdout, settings, device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         return train(network, reader, step, validate, config, clock=clock, device=device, progress=progress)
@@ -297,44 +296,29 @@ def _check_count(samples: int, batch_size: int) -> None:
         )
 
 
-def _validator(model: SRModel, blocks: FieldBlocks, holdout: Holdout, device: torch.device) -> Validate | None:
-    """Return the function that scores a network on the held-out samples, through the code of inference."""
-    if not holdout.validation.any():
+def _validator(
+    model: SRModel, blocks: FieldBlocks, holdout: Holdout, settings: FitSettings, device: torch.device
+) -> Validate | None:
+    """Return the function that scores a network on what was held out, through the code of inference."""
+    chosen = holdout.validation
+    if isinstance(settings.validation, xr.DataArray):
+        blocks = _other_blocks(settings.validation, model, settings)
+        chosen = np.ones(blocks.count, bool)
+    if not chosen.any():
         return None
-    held = blocks.chosen(holdout.validation)
     weight = model.grid.area * holdout.validation_weight
-    linear = 0.0 if model.correction is None else model.correction
+    return Validator(model, blocks, chosen, weight, device=device, keep=settings.sampling.memory_budget // 4)
 
-    def squares(target: np.ndarray, guess: np.ndarray) -> tuple[float, float]:
-        error = (guess.astype(np.float64) - target) ** 2 * weight
-        valid = np.isfinite(error)
-        return float(error[valid].sum()), float(np.broadcast_to(weight, error.shape)[valid].sum())
 
-    baseline: dict[str, float] = {}
-
-    def validate(network: SuperResolution) -> dict[str, float]:
-        prepared = prepare(model, device, network)
-        sums = {"network": 0.0, "bicubic": 0.0, "linear": 0.0}
-        total = 0.0
-        for index, chosen in held:
-            fields = blocks.load(index)
-            target, coarse = fields.target[chosen], fields.coarse[chosen]
-            error, size = squares(target, downscale_values(prepared, model, coarse))
-            sums["network"] += error
-            total += size
-            if not baseline:
-                sums["bicubic"] += squares(target, fields.bicubic[chosen])[0]
-                sums["linear"] += squares(target, fields.bicubic[chosen] + linear)[0]
-        if not baseline:
-            baseline.update({name: float(np.sqrt(sums[name] / total)) for name in ("bicubic", "linear")})
-        rmse = float(np.sqrt(sums["network"] / total))
-        return {
-            "rmse": rmse,
-            "ratio_to_bicubic": rmse / baseline["bicubic"],
-            "ratio_to_linear": rmse / baseline["linear"],
-        }
-
-    return validate
+def _other_blocks(da: xr.DataArray, model: SRModel, settings: FitSettings) -> FieldBlocks:
+    """Return the fields of ``validation=DataArray``, which must lie on the training grid."""
+    check_values(da)
+    check_units(da, model.variable.units, what="validation")
+    grid = grid_of(da, gaps=True)
+    location = model.grid.locate(grid) if grid.shape == model.grid.shape else None
+    if location is None or location.rows[0] or location.columns[0]:
+        raise GridError(f"validation= lies on {grid.describe()}; expected the training grid {model.grid.describe()}.")
+    return FieldBlocks(da, grid, model.scale, settings.data, settings.sampling.memory_budget)
 
 
 def _finished(

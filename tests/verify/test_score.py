@@ -10,7 +10,7 @@ import xarray as xr
 import xsuperres as xsr
 from xsuperres.errors import ConfigError, DataError, GridError, UnitsError, UnknownNameError, XSuperResWarning
 from xsuperres.model.file import load_model
-from xsuperres.model.table import deactivate, remember
+from xsuperres.model.table import deactivate
 from xsuperres.testing import toy_field
 from xsuperres.verify.baselines import baseline_fields, is_temperature
 from xsuperres.verify.report import as_table
@@ -48,15 +48,15 @@ def fine(truth, model):
 
 
 def rmse(table, method, region="all"):
-    return float(table.rmse.sel({"method": method, "region": region}))
+    return float(table.rmse.sel({"product": method, "region": region}))
 
 
 def test_table_of_a_network(fine, truth, model):
     table = score(fine, truth)
     expected = ["network", "bilinear", "bicubic", "lapse", "static_regression", "delta", "regression"]
-    assert table.method.values.tolist() == expected
+    assert table["product"].values.tolist() == expected
     assert table.region.values.tolist() == ["all", "land", "sea", "0-500 m", "500-1500 m", ">1500 m"]
-    assert table.sizes == {"method": 7, "region": 6}
+    assert table.sizes == {"product": 7, "region": 6}
     assert table.attrs["model"] == model.identity
     assert table.attrs["scale"] == 2
     assert "note" not in table.attrs
@@ -69,7 +69,7 @@ def test_table_of_a_network(fine, truth, model):
 
 def test_perfect_field(truth):
     table = score(truth, truth, coarse=truth.sr.coarsen(2))
-    perfect = table.isel(method=0).sel(region="all")
+    perfect = table.isel(product=0).sel(region="all")
     assert {n: float(v) for n, v in perfect.data_vars.items() if n in ("rmse", "mae", "bias")} == {
         "rmse": 0.0,
         "mae": 0.0,
@@ -169,7 +169,7 @@ def test_percent_land_and_kilometres(fine, truth):
 def test_unusable_elevation_is_noted(truth):
     holed = truth.assign_coords(elevation=truth.elevation.where(truth.land_fraction > 0.5))
     table = score(holed, holed, coarse=truth.sr.coarsen(2).drop_vars("elevation"))
-    assert "lapse" not in table.method
+    assert "lapse" not in table["product"]
     assert "'elevation' is NaN" in table.attrs["note"]
     assert "no lapse: elevation is not known" in table.attrs["note"]
     assert table.region.values.tolist() == ["all", "land", "sea"]
@@ -190,7 +190,7 @@ def test_lapse_by_hand(truth):
     np.testing.assert_allclose(found, expected, atol=2e-3)  # elevation is kept in float32
     table = score(truth, truth, coarse=coarse, metrics=["bias"])
     by_hand = float((expected - truth).mean("time").weighted(np.cos(np.deg2rad(truth.lat))).mean())
-    assert float(table.bias.sel({"method": "lapse", "region": "all"})) == pytest.approx(by_hand, abs=1e-4)
+    assert float(table.bias.sel({"product": "lapse", "region": "all"})) == pytest.approx(by_hand, abs=1e-4)
 
 
 def test_trained_baselines_by_hand(fine, truth, model):
@@ -225,7 +225,7 @@ def test_model_without_statics(archive, truth):
     model = plain.isel(time=slice(0, 6)).sr.fit(2, optimization=STEPS, progress=False, activate=False)
     known = plain.isel(time=slice(6, 10))
     table = score(known.sr.coarsen(2).sr.downscale(model), known, metrics=["rmse"])
-    assert table.method.values.tolist() == ["network", "bilinear", "bicubic", "delta", "regression"]
+    assert table["product"].values.tolist() == ["network", "bilinear", "bicubic", "delta", "regression"]
     assert table.attrs["note"] == (
         "no lapse: the variable is not a temperature; no static_regression: the model was trained without static fields"
     )
@@ -257,18 +257,18 @@ def test_cells_never_trained_fall_back_to_bicubic(truth, archive):
 
 def test_open_model_has_no_rows_per_cell(truth, open_model):
     table = score(truth.sr.coarsen(2).sr.downscale(open_model), truth)
-    assert table.method.values.tolist() == ["network", "bilinear", "bicubic", "lapse", "static_regression"]
+    assert table["product"].values.tolist() == ["network", "bilinear", "bicubic", "lapse", "static_regression"]
     assert "no delta, regression: the model is not bound to one domain" in table.attrs["note"]
 
 
 def test_without_a_model_the_note_says_why(fine, truth):
     plain = fine.drop_attrs(deep=False).assign_attrs(units="K", standard_name="air_temperature")
     table = score(plain, truth, coarse=truth.sr.coarsen(2))
-    assert table.method.values.tolist() == ["prediction", "bilinear", "bicubic", "lapse"]
+    assert table["product"].values.tolist() == ["prediction", "bilinear", "bicubic", "lapse"]
     assert "bears no model digest" in table.attrs["note"]
     stranger = plain.assign_attrs(xsuperres_model="f" * 64, xsuperres_scale=np.int64(2))
     table = score(stranger, truth)
-    assert table.method.values.tolist() == ["network", "bilinear", "bicubic", "lapse"]
+    assert table["product"].values.tolist() == ["network", "bilinear", "bicubic", "lapse"]
     assert "not loaded in this process" in table.attrs["note"]
 
 
@@ -282,7 +282,7 @@ def test_model_is_found_by_digest_never_by_name(archive, truth, tmp_path):
     other = archive.isel(time=slice(0, 6)).sr.fit(2, optimization=STEPS, seed=8, progress=False)  # same name and scale
     del trained
     gc.collect()
-    loaded = remember(load_model(tmp_path / "m.safetensors"))
+    loaded = load_model(tmp_path / "m.safetensors")
     with xr.open_dataset(tmp_path / "fine.nc") as stored:
         table = score(stored.tas.load(), truth)
     assert table.attrs["model"] == loaded.digest != other.digest
@@ -294,9 +294,9 @@ def test_explicit_model(fine, truth, model, open_model):
     plain = fine.assign_attrs(xsuperres_model="0" * 64)
     with pytest.warns(XSuperResWarning, match="was made by model 000"):
         table = score(plain, truth, model=model)
-    assert "delta" in table.method
+    assert "delta" in table["product"]
     del plain.attrs["xsuperres_model"]
-    assert score(plain, truth, model=model).method[0] == "prediction"
+    assert score(plain, truth, model=model)["product"][0] == "prediction"
     del plain.attrs["xsuperres_scale"]
     assert score(plain, truth, model=model, metrics="rmse").attrs["scale"] == 2
 
@@ -365,7 +365,7 @@ def test_missing_units_warn(fine, truth):
 
 def test_asked_for_names(fine, truth, open_model):
     table = score(fine, truth, baselines="bicubic", metrics=["pearson", "rmse"])
-    assert table.method.values.tolist() == ["network", "bicubic"]
+    assert table["product"].values.tolist() == ["network", "bicubic"]
     assert list(table.data_vars) == ["correlation", "rmse"]
     with pytest.raises(UnknownNameError, match="Did you mean 'bicubic'"):
         score(fine, truth, baselines=["bicubik"])
@@ -375,19 +375,19 @@ def test_asked_for_names(fine, truth, open_model):
         score(truth.sr.coarsen(2).sr.downscale(open_model), truth, baselines=["delta"])
     with pytest.raises(ConfigError, match="at least one"):
         score(fine, truth, metrics=[])
-    with pytest.raises(ConfigError, match="method and region"):
+    with pytest.raises(ConfigError, match="product and region"):
         score(fine.rename(time="region"), truth.rename(time="region"))
 
 
 def test_dims_are_kept(fine, truth):
     by_time = score(fine, truth, dim=["lat", "lon"])
-    assert by_time.rmse.dims == ("method", "region", "time")
+    assert by_time.rmse.dims == ("product", "region", "time")
     xr.testing.assert_equal(by_time.time, truth.time)
     whole = score(fine, truth)
     mean = (by_time.rmse**2).mean("time") ** 0.5
     xr.testing.assert_allclose(mean.drop_attrs(), whole.rmse.drop_attrs(), rtol=1e-9)
     maps = score(mirrored(fine), truth, dim="time", metrics=["bias"], baselines=["delta"])
-    assert maps.bias.dims == ("method", "region", "lat", "lon")
+    assert maps.bias.dims == ("product", "region", "lat", "lon")
     expected = (mirrored(fine).astype(float) - mirrored(truth).astype(float)).mean("time")
     np.testing.assert_array_equal(maps.lat, mirrored(fine).lat)
     np.testing.assert_allclose(maps.bias[0, 0], expected, atol=1e-9)
@@ -398,8 +398,8 @@ def test_dims_are_kept(fine, truth):
 def test_members_are_scored_one_by_one(fine, truth):
     members = xr.concat([fine, fine + 1], xr.DataArray([0, 1], dims="member"), combine_attrs="override")
     table = score(members, truth, dim=["time", "lat", "lon"], metrics=["bias"])
-    assert table.bias.dims == ("method", "region", "member")
-    difference = table.bias.sel({"method": "network", "region": "all"}).diff("member")
+    assert table.bias.dims == ("product", "region", "member")
+    difference = table.bias.sel({"product": "network", "region": "all"}).diff("member")
     assert float(difference.squeeze()) == pytest.approx(1.0, abs=1e-5)
 
 
@@ -448,7 +448,7 @@ def test_report(fine, truth):
     table = score(fine, truth)
     lines = as_table(table).splitlines()
     assert lines[0] == "tas, scale 2, region all"
-    assert lines[1].split()[:5] == ["method", "RMSE", "[K]", "/", "bicubic"]
+    assert lines[1].split()[:5] == ["product", "RMSE", "[K]", "/", "bicubic"]
     assert len(lines) == 9
     assert lines[4].split()[2] == "1.000"
     assert "land" in as_table(table, region="land").splitlines()[0]
@@ -458,7 +458,7 @@ def test_report(fine, truth):
         as_table(score(fine, truth, dim=["lat", "lon"]))
     small = table.copy(deep=True)[["bias", "correlation"]] * 0 + 1e-6
     small.bias.attrs, small.attrs["note"] = {"units": "kg m-2 s-1"}, "why " * 60
-    text = as_table(small.where(small.method != "lapse"))
+    text = as_table(small.where(small["product"] != "lapse"))
     assert "1.000e-06" in text
     assert " -" in text
     assert text.splitlines()[-1].startswith("why")

@@ -173,7 +173,8 @@ def find_axes(da: xr.DataArray) -> AxisNames:
     """
     import cf_xarray  # noqa: F401  (registers the .cf accessor)
 
-    found = {which: _by_cf(da, which) or _by_name(da, which) for which in ("y", "x", "time")}
+    told = {"axes": da.cf.axes, "coordinates": da.cf.coordinates}
+    found = {which: _by_cf(da, told, which) or _by_name(da, which) for which in ("y", "x", "time")}
     if found["y"] is None or found["x"] is None or found["y"] == found["x"]:
         raise GridError(
             f"No latitude and longitude found on dims {tuple(map(str, da.dims))}. Expected 1-D coordinates with "
@@ -183,11 +184,10 @@ def find_axes(da: xr.DataArray) -> AxisNames:
     return AxisNames(found["y"], found["x"], found["time"])
 
 
-def _by_cf(da: xr.DataArray, which: str) -> str | None:
-    groups = {"y": ("Y", "latitude"), "x": ("X", "longitude"), "time": ("T", "time")}[which]
-    cf = da.cf
-    named = [*cf.axes.get(groups[0], []), *cf.coordinates.get(groups[1], [])]
-    for name in named:
+def _by_cf(da: xr.DataArray, told: dict[str, dict[str, list[str]]], which: str) -> str | None:
+    """Return the dimension of the first 1-D coordinate that cf-xarray told to be on this axis."""
+    axis, coordinate = {"y": ("Y", "latitude"), "x": ("X", "longitude"), "time": ("T", "time")}[which]
+    for name in [*told["axes"].get(axis, []), *told["coordinates"].get(coordinate, [])]:
         if name in da.coords and da.coords[name].ndim == 1:
             return str(da.coords[name].dims[0])
     return None

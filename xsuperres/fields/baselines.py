@@ -159,13 +159,13 @@ class TrainingMoments:
         weight = self.area * (self.count > 1)
         typical = float((weight * bb).sum() / max(weight.sum(), 1e-300))
         scores = {}
-        for penalty in typical * np.logspace(-4, 4, 33):
+        for penalty in typical * np.logspace(-4, 4, 33) if typical > 0 else ():
             gain = br / (bb + penalty)
             misfit = (weight * (rr - 2 * gain * br + gain**2 * bb)).sum()
             freedom = 1 - (weight * (1 + bb / (bb + penalty)) / n).sum() / max(weight.sum(), 1e-300)
             if freedom > 0:
                 scores[penalty] = misfit / freedom**2
-        best = min(scores, key=scores.__getitem__) if scores and typical > 0 else np.inf
+        best = min(scores, key=scores.__getitem__, default=np.inf)
         slope = 1 + (br / (bb + best) if np.isfinite(best) else np.zeros_like(bb))
         seen = self.count > 0
         planes = slope, mean_t - slope * mean_b, mean_t - mean_b

@@ -59,20 +59,20 @@ def check_values(da: xr.DataArray) -> None:
         )
 
 
-def check_units(da: xr.DataArray, expected: str | None, *, what: str) -> None:
-    """Refuse units other than `expected`; warn where either is missing."""
+def check_units(da: xr.DataArray, expected: str | None, *, what: str, like: str = "the model") -> None:
+    """Refuse units other than `expected`, those of `like`; warn where only one of the two is known."""
     given = da.attrs.get("units")
     if given is None or expected is None:
         if given != expected:
             warnings.warn(
-                f"{what}: units are {given!r} but the model has {expected!r}; taken as the same.",
+                f"{what}: units are {given!r}, those of {like} {expected!r}; taken as the same.",
                 XSuperResWarning,
                 stacklevel=4,
             )
     elif _canonical(given) != _canonical(expected):
         raise UnitsError(
-            f"{what}: units are {given!r} but the model was trained on {expected!r}; convert the data "
-            "(values and the units attribute) first."
+            f"{what}: expected units of {expected!r} like {like}, got {given!r}; convert the values and the units "
+            "attribute first."
         )
 
 

@@ -44,17 +44,20 @@ def with_history(da: xr.DataArray, note: str) -> xr.DataArray:
     return da.assign_attrs(history=f"{before}\n{note}" if before else note)
 
 
-def named_like(fine: Grid, coarse: Grid, stored: Grid) -> Grid:
-    """Return the fine grid with the dims, coordinate names and longitude convention of the user's coarse one.
+def named_like(fine: Grid, coarse: Grid, stored: Grid | None = None) -> Grid:
+    """Return the fine grid with the dims and coordinate names of the user's coarse one.
 
     Parameters
     ----------
-    fine, stored : Grid
-        The model's fine and coarse grids, cut to the user's domain.
+    fine : Grid
+        Cut to the user's domain.
     coarse : Grid
-        The user's. Where its longitudes are the stored ones, the fine coordinates stay bit for bit.
+        The user's.
+    stored : Grid, optional
+        The coarse grid that belongs to `fine`. Where the user's longitudes are another turn than these, the fine ones
+        follow the user; else they stay bit for bit.
     """
-    coords = _turned(fine, coarse, stored)
+    coords = fine.coords if stored is None else _turned(fine, coarse, stored)
     pairs = ((fine.y, coarse.y), (fine.x, coarse.x))
     names = {ours.name: theirs.name for ours, theirs in pairs if ours.name != theirs.name}
     dims = {ours.dim: theirs.dim for ours, theirs in pairs if ours.dim != theirs.dim}

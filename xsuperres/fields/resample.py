@@ -15,7 +15,7 @@ from xsuperres.errors import GridError
 from xsuperres.fields.axes import locate_groups
 from xsuperres.fields.checks import check_values, is_lazy
 from xsuperres.fields.grid import Grid, Location, check_scale, grid_of
-from xsuperres.fields.labels import attach
+from xsuperres.fields.labels import attach, named_like
 from xsuperres.tiles import AxisPlan, map_tiles
 
 __all__ = [
@@ -106,7 +106,7 @@ def interpolate(
     scale, reach = check_scale(scale), radius(method)
     check_values(da)
     coarse = grid_of(da)
-    fine = coarse.refine(scale) if like is None else fine_like(like, coarse, scale)
+    fine = coarse.refine(scale) if like is None else named_like(fine_like(like, coarse, scale), coarse)
     values = coarse.canonical(da)
 
     def refine(block: np.ndarray, origin: tuple[int, ...]) -> np.ndarray:

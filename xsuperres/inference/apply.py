@@ -19,7 +19,7 @@ from xsuperres.model.artefact import SRModel
 from xsuperres.nn.network import Cells, SuperResolution
 from xsuperres.nn.resample import interpolate, interpolate_valid, repeat_cells
 
-__all__ = ["Prepared", "apply", "bytes_per_cell", "prepare"]
+__all__ = ["Prepared", "apply", "bytes_per_cell", "prepare", "sub_batch"]
 
 
 @dataclass(frozen=True)
@@ -156,3 +156,13 @@ def bytes_per_cell(model: SRModel) -> int:
     wide = 3 * config.width + 4 * config.head_width + 8
     fine = wide if model.network.before else 4 * config.head_width + 8
     return 4 * (cells * fine + 6 * config.width)
+
+
+_CACHE_FRIENDLY = 16 * 2**20  # floats of the widest activation; more per pass gains nothing and costs memory
+
+
+def sub_batch(prepared: Prepared, cells: int) -> int:
+    """Return how many fields of `cells` coarse cells go through the network at once."""
+    config = prepared.network.spec.config
+    wide = config.width if prepared.network.before else config.head_width
+    return max(1, _CACHE_FRIENDLY // max(1, cells * prepared.scale**2 * wide))

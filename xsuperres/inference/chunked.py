@@ -18,13 +18,13 @@ from xsuperres.fields.grid import Grid, Location, grid_of
 from xsuperres.fields.labels import attach, named_like
 from xsuperres.fields.resample import fine_index, fine_like, plane_plans
 from xsuperres.fields.static import StaticLike, find_static
-from xsuperres.inference.apply import Prepared, apply, bytes_per_cell
+from xsuperres.inference.apply import apply, bytes_per_cell, sub_batch
 from xsuperres.inference.workers import ModelReference, admitted, choose_device, prepared_model, refer
 from xsuperres.model.artefact import SRModel
 from xsuperres.options import current_options
 from xsuperres.tiles import AxisPlan, map_tiles, split
 
-__all__ = ["Tile", "bind", "downscale", "downscale_values"]
+__all__ = ["Tile", "bind", "downscale"]
 
 Mask = Literal["input", "model"] | None
 
@@ -52,7 +52,7 @@ class Tile:
                 block.reshape(-1, ny, nx),
                 rows,
                 columns,
-                batch_size=self.batch_size or _sub_batch(prepared, ny * nx),
+                batch_size=self.batch_size or sub_batch(prepared, ny * nx),
                 restore=self.restore,
             )
         return fine.reshape(*lead, *fine.shape[-2:])
@@ -208,16 +208,6 @@ def _tiles_in_memory(shape: tuple[int, ...], model: SRModel) -> list[tuple[int, 
     return [*((size,) for size in lead), split(ny, tall) if ny * nx > cells else (ny,), (nx,)]
 
 
-def _sub_batch(prepared: Prepared, cells: int) -> int:
-    """Return how many fields go through the network at once."""
-    config, fine = prepared.network.spec.config, prepared.scale**2
-    wide = config.width if prepared.network.before else config.head_width
-    return max(1, _CACHE_FRIENDLY // max(1, cells * fine * wide))
-
-
-_CACHE_FRIENDLY = 16 * 2**20  # floats of the widest activation; more per pass gains nothing and costs memory
-
-
 def _where(data: Any, keep: np.ndarray) -> Any:
     if not hasattr(data, "dask"):
         return np.where(keep, data, np.nan).astype(data.dtype)
@@ -243,28 +233,3 @@ def _labelled(
     note = f"xsuperres: super-resolution, scale {model.scale}, model {model.identity[:16]}"
     out = attach(da, data, dims, coarse, target, note=note)
     return out.assign_attrs(xsuperres_model=model.identity, xsuperres_scale=model.scale)
-
-
-def downscale_values(
-    prepared: Prepared, model: SRModel, coarse: np.ndarray, *, batch_size: int | None = None
-) -> np.ndarray:
-    """Return the fine fields of canonical `coarse` (n, y, x) on the whole of the model's domain.
-
-    A domain with gaps is run part by part.
-    """
-    grid, fine = model.coarse_grid, []
-    for part in grid.parts():
-        plans = [
-            AxisPlan(),
-            AxisPlan((0, 0), False, model.scale),
-            AxisPlan((model.halo,) * 2, grid.x.periodic, model.scale),
-        ]
-
-        def tile(block: np.ndarray, origin: tuple[int, ...], start: int = part.start) -> np.ndarray:
-            columns = (start + origin[-1] + np.arange(block.shape[-1])) % grid.x.size
-            rows = np.arange(block.shape[-2])
-            size = batch_size or _sub_batch(prepared, block.shape[-2] * block.shape[-1])
-            return apply(prepared, block, rows, columns, batch_size=size)
-
-        fine.append(map_tiles(tile, coarse[..., part], plans, dtype=coarse.dtype))
-    return np.concatenate(fine, axis=-1)

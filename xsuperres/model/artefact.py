@@ -115,13 +115,16 @@ class SRModel:
         return max(self.network.halo + self.data.reach, skip)
 
     @cached_property
-    def correction(self) -> np.ndarray | None:
-        """What the skip adds to bicubic on the fine grid, (y, x), in units of the variable."""
-        if self.spec.config.skip != "linear":
-            return None
+    def linear_correction(self) -> np.ndarray:
+        """What the best linear baseline adds to bicubic on the fine grid, (y, x), in units of the variable."""
         if self.fixed_domain:
             return np.nan_to_num(self.baselines.delta)
-        return np.einsum("s,syx->yx", self.baselines.coefficients, self.static_anomaly)
+        return np.asarray(np.einsum("s,syx->yx", self.baselines.coefficients, self.static_anomaly))
+
+    @property
+    def correction(self) -> np.ndarray | None:
+        """What the skip adds to bicubic, if it adds anything."""
+        return self.linear_correction if self.spec.config.skip == "linear" else None
 
     @property
     def residual_sd(self) -> float:

@@ -25,6 +25,7 @@ from xsuperres.fields.grid import grid_of
 from xsuperres.fields.static import StaticScaling
 from xsuperres.model.artefact import SRModel, TrainingRecord, Variable
 from xsuperres.model.datasets import dataset_from_tensors, dataset_to_tensors
+from xsuperres.model.table import remember
 from xsuperres.nn.network import NetworkSpec, build_network
 
 __all__ = ["FORMAT_VERSION", "digest_of", "load_model", "model_from_bytes", "model_to_bytes", "save_model"]
@@ -84,7 +85,7 @@ def load_model(path: str | os.PathLike[str]) -> SRModel:
         data = target.read_bytes()
     except OSError as error:
         raise ModelFileError(f"Cannot read the model file {str(target)!r}: {error}.") from error
-    return model_from_bytes(data, source=str(target))
+    return remember(model_from_bytes(data, source=str(target)))
 
 
 def model_to_bytes(model: SRModel) -> bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
+from collections import deque
 
 from xsuperres.errors import NoModelError
 from xsuperres.model.artefact import SRModel
@@ -18,13 +19,17 @@ logger = logging.getLogger(__name__)
 Key = tuple[str | None, int]
 _ACTIVE: dict[Key, SRModel] = {}
 _KNOWN: weakref.WeakValueDictionary[str, SRModel] = weakref.WeakValueDictionary()
+_LATEST: deque[SRModel] = deque(maxlen=8)  # so that a model loaded from a path outlives the call that used it
 _LOCK = threading.Lock()
 
 
 def remember(model: SRModel) -> SRModel:
-    """Make `model` known by its digest for as long as it lives."""
+    """Make `model` known by its digest for as long as it lives, or is among the last few."""
+    digest = model.digest
     with _LOCK:
-        _KNOWN[model.digest] = model
+        _KNOWN[digest] = model
+        if model not in _LATEST:
+            _LATEST.append(model)
     return model
 
 

@@ -75,6 +75,11 @@ class FieldBlocks:
     def __len__(self) -> int:
         return len(self.slices)
 
+    @property
+    def count(self) -> int:
+        """Fields in all blocks."""
+        return self.slices[-1].stop * self.per_step
+
     def fields(self, index: int) -> slice:
         """Return the block's fields among all."""
         block = self.slices[index]

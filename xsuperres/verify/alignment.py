@@ -6,21 +6,18 @@ orientation, order of dims or longitude convention, or are refused.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Hashable
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from xsuperres.errors import DataError, GridError, UnitsError, XSuperResWarning
-from xsuperres.fields.checks import check_units
+from xsuperres.errors import DataError, GridError
 from xsuperres.fields.grid import Grid, Location, grid_of
 
 __all__ = [
     "bare",
     "check_same_times",
-    "check_same_units",
     "is_time",
     "loaded_coords",
     "on_grid",
@@ -136,26 +133,6 @@ def _ends(values: np.ndarray) -> str:
 
 def _text(value: Any) -> str:
     return str(value)[:19]
-
-
-def check_same_units(da: xr.DataArray, expected: str | None, *, what: str) -> None:
-    """Refuse units that differ from `expected`; warn when only one of the two is known."""
-    given = da.attrs.get("units")
-    if given is None or expected is None:
-        if given != expected:
-            warnings.warn(
-                f"{what}: units are {given!r}, expected {expected!r}; taken as the same.",
-                XSuperResWarning,
-                stacklevel=4,
-            )
-        return
-    try:
-        check_units(da, expected, what=what)
-    except UnitsError:
-        raise UnitsError(
-            f"{what}: expected units of {expected!r} like the scored field, got {given!r}; convert the values and the "
-            "units attribute first."
-        ) from None
 
 
 def scale_between(fine: Grid, coarse: Grid) -> int:

@@ -28,36 +28,36 @@ def as_table(score: xr.Dataset, *, region: str = "all") -> str:
     Returns
     -------
     str
-        With the ratio of each method's RMSE to that of bicubic, where both are there, and the score's note.
+        With the ratio of each product's RMSE to that of bicubic, where both are there, and the score's note.
 
     Raises
     ------
     DataError
-        If other dims than method and region are left.
+        If other dims than product and region are left.
 
     Examples
     --------
-    >>> rmse = ("method", "region"), [[1.2], [1.5]], {"units": "K", "long_name": "RMSE"}
-    >>> coords = {"method": ["network", "bicubic"], "region": ["all"]}
+    >>> rmse = ("product", "region"), [[1.2], [1.5]], {"units": "K", "long_name": "RMSE"}
+    >>> coords = {"product": ["network", "bicubic"], "region": ["all"]}
     >>> print(as_table(xr.Dataset({"rmse": rmse}, coords, {"variable": "tas", "scale": 4})))
     tas, scale 4, region all
-    method   RMSE [K]  / bicubic
+    product  RMSE [K]  / bicubic
     network     1.200      0.800
     bicubic     1.500      1.000
     """
-    left = [str(dim) for dim in score.dims if dim not in ("method", "region")]
+    left = [str(dim) for dim in score.dims if dim not in ("product", "region")]
     if left:
         raise DataError(f"The score has dims {left} left; select or average first, e.g. score.mean({left}).")
     if region not in score.region.values:
         raise unknown_name("region", region, map(str, score.region.values))
     here = score.sel(region=region)
-    columns = [["method", *map(str, here.method.values)]]
+    columns = [["product", *map(str, here["product"].values)]]
     largest = max((float(abs(v).max()) for v in here.data_vars.values() if _units(v) != "1"), default=np.nan)
     for name, variable in here.data_vars.items():
         form = ".4f" if _units(variable) == "1" else _format(largest)
         columns.append([_heading(variable), *(_number(value, form) for value in variable.values)])
-        if name == "rmse" and "bicubic" in here.method.values:
-            ratio = variable / variable.sel({"method": "bicubic"})
+        if name == "rmse" and "bicubic" in here["product"].values:
+            ratio = variable / variable.sel({"product": "bicubic"})
             columns.append(["/ bicubic", *(f"{value:.3f}" for value in ratio.values)])
     title = f"{score.attrs.get('variable', 'field')}, scale {score.attrs.get('scale', '?')}, region {region}"
     lines = [title, *_aligned(columns)]

@@ -16,7 +16,7 @@ import numpy as np
 import xarray as xr
 
 from xsuperres.errors import ConfigError, GridError, XSuperResWarning, unknown_name
-from xsuperres.fields.checks import check_values
+from xsuperres.fields.checks import check_units, check_values
 from xsuperres.fields.grid import Grid, check_scale, grid_of
 from xsuperres.fields.resample import coarsen
 from xsuperres.model.artefact import SRModel
@@ -24,7 +24,6 @@ from xsuperres.model.table import known_model
 from xsuperres.verify.alignment import (
     bare,
     check_same_times,
-    check_same_units,
     loaded_coords,
     on_grid,
     scale_between,
@@ -58,7 +57,7 @@ def score(
     >>> truth = xsr.testing.toy_field(time=2, y=8, x=12)
     >>> coarse = truth.sr.coarsen(2)
     >>> table = score(coarse.sr.interpolate(2, like=truth), truth, coarse=coarse, metrics=["rmse", "bias"])
-    >>> table.method.values.tolist(), table.rmse.attrs["units"]
+    >>> table["product"].values.tolist(), table.rmse.attrs["units"]
     (['prediction', 'bilinear', 'bicubic', 'lapse'], 'K')
     >>> bool(table.rmse[3, 0] < table.rmse[2, 0])
     True
@@ -68,13 +67,11 @@ def score(
     fine, truth = loaded_coords(fine), loaded_coords(truth)
     grid = grid_of(fine)
     check_same_times(fine, with_dims_of(truth, grid), grid, what="truth")
-    check_same_units(truth, fine.attrs.get("units"), what="truth")
+    check_units(truth, fine.attrs.get("units"), what="truth", like="the scored field")
     model, why_no_model = _model_of(fine, model)
     case = _Case(fine, truth, grid, model, _reduced(fine, grid, dim))
     if model is not None:
-        check_same_units(
-            xr.DataArray(0.0, attrs={"units": model.variable.units}), fine.attrs.get("units"), what="model"
-        )
+        check_units(xr.DataArray(0.0, attrs={"units": model.variable.units}), fine.attrs.get("units"), what="model")
         _warn_of_overlap(model, truth, grid)
     ground, notes = _ground(case, coarse, why_no_model)
     fields, absent = evaluated(ground, baselines)
@@ -133,7 +130,7 @@ def _model_of(fine: xr.DataArray, model: SRModel | None) -> tuple[SRModel | None
 
 def _reduced(fine: xr.DataArray, grid: Grid, dim: Hashable | Iterable[Hashable] | None) -> tuple[Hashable, ...]:
     """Return the dims to reduce over; an unknown name is an error, and so is one that the table needs."""
-    taken = sorted({"method", "region"} & set(map(str, fine.dims)))
+    taken = sorted({"product", "region"} & set(map(str, fine.dims)))
     if taken:
         raise ConfigError(f"The table has dims of its own called method and region; rename the field's {taken} first.")
     if dim is None:
@@ -166,7 +163,7 @@ def _ground(case: _Case, coarse: xr.DataArray | None, why_no_model: str) -> tupl
     else:
         coarse = with_dims_of(loaded_coords(coarse), case.grid)
         check_same_times(case.fine, coarse, case.grid, what="coarse")
-        check_same_units(coarse, case.fine.attrs.get("units"), what="coarse")
+        check_units(coarse, case.fine.attrs.get("units"), what="coarse", like="the scored field")
     found = scale_between(case.grid, grid_of(coarse))
     if scale not in (None, found):
         raise GridError(
@@ -201,7 +198,7 @@ def _measured(case: _Case, ground: Ground, methods: dict[str, xr.DataArray], nam
         prediction = values.astype(np.float64).where(valid)
         pair = Pair(prediction, truth, weights, case.grid, case.dims, ground.scale, repeated)
         rows.append(xr.Dataset({name: METRICS.get(name)(pair) for name in names}))
-    table = xr.concat(rows, "method", join="exact").assign_coords(method=list(methods)).compute()
+    table = xr.concat(rows, "product", join="exact").assign_coords(product=list(methods)).compute()
     filled = table.to_array().notnull().any([d for d in ("variable", *table.dims) if d != "region"])
     return table.isel(region=(filled | (table.region == "all")).values)
 
@@ -213,7 +210,7 @@ def _described(table: xr.Dataset, case: _Case, scale: int, notes: list[str]) -> 
     lead = {n: c for n, c in case.fine.coords.items() if not set(c.dims) & set(grid.dims) and set(c.dims) <= set(left)}
     plane = {n: c for n, c in grid.coords.coords.items() if set(c.dims) <= set(left)}
     flips = {axis.dim: slice(None, None, -1) for axis in (grid.y, grid.x) if axis.flipped and axis.dim in left}
-    table = table.assign_coords(lead).assign_coords(plane).isel(flips).transpose("method", "region", *left)
+    table = table.assign_coords(lead).assign_coords(plane).isel(flips).transpose("product", "region", *left)
     for name, variable in table.data_vars.items():
         metric = METRICS.get(str(name))
         variable.attrs = {"long_name": metric.long_name}
