@@ -19,7 +19,7 @@ import torch
 import xarray as xr
 
 import xsuperres
-from xsuperres.demo import cut_band, score_record, static_of
+from xsuperres.demo import cut_band, score_record
 
 
 def main(argv: list[str] | None = None) -> dict[str, object]:
@@ -86,7 +86,7 @@ def run(da: xr.DataArray, scale: int, split: str, budget: float, *, seed: int = 
     used = time.process_time() - start[0], time.perf_counter() - start[1]
     names = list(model.static_scaling.names)
     coarse = test.drop_vars(names).sr.coarsen(scale)
-    fine = coarse.sr.downscale(model, static=static_of(test, names) if kind == "band" and names else None)
+    fine = coarse.sr.downscale(model, static=test if kind == "band" and names else None)
     table = fine.sr.score(test, coarse=coarse)
     clock = {"cpu_seconds": round(used[0], 1), "wall_seconds": round(used[1], 1)}
     return {**score_record(table, model, clock), "split": split, "validation": model.training.validation}

@@ -44,14 +44,6 @@ def cut_band(da: xr.DataArray, west: float, east: float) -> tuple[xr.DataArray, 
     return da.isel({da[lon].dims[0]: ~inside}), da.isel({da[lon].dims[0]: inside})
 
 
-def static_of(da: xr.DataArray, names: Sequence[str]) -> xr.Dataset:
-    """Return the static fields that ride on `da` as a Dataset of their own."""
-    bare = da.drop_vars([name for name in da.coords if name in names])
-    return xr.Dataset({name: (da[name].dims, da[name].values, da[name].attrs) for name in names}, coords=bare.coords)[
-        list(names)
-    ]
-
-
 def score_record(table: xr.Dataset, model: SRModel, clock: dict[str, float]) -> dict[str, object]:
     """Return what ``score.json`` holds: RMSE by method, ratio to bicubic, cost, versions."""
     rmse = {str(m): float(table.rmse.sel(product=m, region="all")) for m in table["product"].values}
@@ -93,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, object]:
         progress=not arguments.quiet,
     )
     coarse = band.drop_vars(STATIC).sr.coarsen(SCALE)
-    fine = coarse.sr.downscale(model, static=static_of(band, STATIC))
+    fine = coarse.sr.downscale(model, static=tas)  # of which the static fields of the band are cut
     seconds = {"cpu_seconds": time.process_time() - start[1], "wall_seconds": time.perf_counter() - start[0]}
     table = fine.sr.score(band, coarse=coarse)
     record = score_record(table, model, {name: round(value, 1) for name, value in seconds.items()})

@@ -81,26 +81,48 @@ def find_static(da: xr.DataArray, grid: Grid, static: StaticLike | None) -> xr.D
     """
     if isinstance(static, str):
         static = [static]
-    if isinstance(static, xr.DataArray):
-        static = static.to_dataset(name=static.name or "static")
-    if isinstance(static, xr.Dataset):
-        planes = {str(name): _on_grid(str(name), field, grid) for name, field in _fields(static).items()}
+    if isinstance(static, (xr.Dataset, xr.DataArray)):
+        planes = {name: _on_grid(name, field, grid) for name, field in given_fields(static).items()}
     else:
         names = _riding(da, grid) if static is None else _asked(da, grid, static)
         planes = {name: grid.canonical(da.coords[name]) for name in names}
     return xr.Dataset({name: _plane(name, field, grid) for name, field in planes.items()})
 
 
-def _fields(static: xr.Dataset) -> dict[str, xr.DataArray]:
-    """Return the data variables of a Dataset and the static fields that ride on them as coordinates."""
-    found = {str(name): field for name, field in static.data_vars.items() if not str(name).endswith("_bnds")}
-    if not found:
-        found = {
-            str(name): field
-            for name, field in static.coords.items()
-            if field.ndim == 2 and _is_static(str(name), field)
-        }
-    return found
+def given_fields(static: xr.Dataset | xr.DataArray, names: Iterable[str] | None = None) -> dict[str, xr.DataArray]:
+    """Return the fields of ``static=``, each with its own coordinates.
+
+    Parameters
+    ----------
+    static : Dataset or DataArray
+        Planes as data variables, or riding as coordinates on whatever this is.
+    names : iterable of str, optional
+        Those that are needed; by default all planes, else the static fields that ride along.
+
+    Raises
+    ------
+    StaticFieldError
+        If one that is needed is not there.
+    """
+    ds = static if isinstance(static, xr.Dataset) else static.to_dataset(name=_free_name(static))
+    there = {str(n): ds[n] for n, v in ds.variables.items() if v.ndim >= 2 and not str(n).endswith("_bnds")}
+    if names is None:
+        planes = [n for n, field in there.items() if n in ds.data_vars and field.squeeze().ndim == 2]
+        names = planes or [n for n, field in there.items() if n in ds.coords and _is_static(n, field)]
+        names = names or [n for n in there if n in ds.data_vars]
+    missing = [name for name in names if name not in there]
+    if missing:
+        raise StaticFieldError(
+            f"Static fields {missing} are needed, not among those given: {sorted(there)}; pass a Dataset, or data on "
+            "which they ride as coordinates."
+        )
+    return {name: there[name] for name in names}
+
+
+def _free_name(da: xr.DataArray) -> str:
+    """Return the DataArray's name, or one that no coordinate of it bears."""
+    name = str(da.name or "static")
+    return name if name not in da.coords else f"{name}_"
 
 
 def _riding(da: xr.DataArray, grid: Grid) -> list[str]:

@@ -17,7 +17,7 @@ from xsuperres.fields.checks import check_units, check_values, check_variable, i
 from xsuperres.fields.grid import Grid, Location, grid_of
 from xsuperres.fields.labels import attach, named_like
 from xsuperres.fields.resample import fine_index, fine_like, plane_plans
-from xsuperres.fields.static import StaticLike, find_static
+from xsuperres.fields.static import StaticLike, find_static, given_fields
 from xsuperres.inference.apply import apply, bytes_per_cell, sub_batch
 from xsuperres.inference.workers import ModelReference, admitted, choose_device, prepared_model, refer
 from xsuperres.model.artefact import SRModel
@@ -107,14 +107,19 @@ def bind(model: SRModel, da: xr.DataArray, coarse: Grid, static: StaticLike | No
             raise _elsewhere(model, coarse)
         fine = coarse.refine(model.scale)
         return model.on(fine, xr.Dataset()), _everywhere(coarse)
-    fields = _asked_static(model, static)
+    if not isinstance(static, (xr.Dataset, xr.DataArray)):
+        raise StaticFieldError(
+            "static= takes a Dataset or DataArray with the fine fields of the data's domain; names alone do not say "
+            f"where they are, got {static!r}."
+        )
+    fields = given_fields(static, model.static_scaling.names)
     if model.fixed_domain:
         if location is None:
             raise _elsewhere(model, coarse)
         return model, location
-    fine = _fine_grid(fields, coarse, model.scale)
-    planes = find_static(da, fine, fields)
-    return model.on(fine, planes), _everywhere(coarse)
+    bare = xr.Dataset({name: field.reset_coords(drop=True) for name, field in fields.items()})
+    fine = fine_like(bare, coarse, model.scale) if fields else coarse.refine(model.scale)
+    return model.on(fine, find_static(da, fine, bare)), _everywhere(coarse)
 
 
 def _everywhere(coarse: Grid) -> Location:
@@ -137,29 +142,6 @@ def _elsewhere(model: SRModel, coarse: Grid) -> Exception:
         f"{where}, so its static fields are needed there: pass static=Dataset with {names} on the fine grid of "
         "the data."
     )
-
-
-def _asked_static(model: SRModel, static: StaticLike) -> xr.Dataset:
-    """Return the static fields of the model's names from the argument."""
-    if isinstance(static, xr.DataArray):
-        static = static.to_dataset(name=static.name or "static")
-    if not isinstance(static, xr.Dataset):
-        raise StaticFieldError(
-            "static= takes a Dataset or DataArray with the fine fields of the data's domain; names alone do not say "
-            f"where they are, got {static!r}."
-        )
-    static = static.reset_coords([n for n in model.static_scaling.names if n in static.coords])
-    missing = [name for name in model.static_scaling.names if name not in static]
-    if missing:
-        raise StaticFieldError(
-            f"The model needs static fields {missing}, not among those given: {list(map(str, static.data_vars))}."
-        )
-    return static[list(model.static_scaling.names)]
-
-
-def _fine_grid(static: xr.Dataset, coarse: Grid, scale: int) -> Grid:
-    """Return the fine grid of the data's domain: that of the static fields where they have one."""
-    return fine_like(static, coarse, scale) if static.data_vars else coarse.refine(scale)
 
 
 def _check_missing(values: xr.DataArray, model: SRModel) -> None:

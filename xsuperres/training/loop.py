@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from xsuperres.config import OptimizationConfig
 from xsuperres.errors import TrainingError, XSuperResWarning

@@ -132,7 +132,7 @@ def _reduced(fine: xr.DataArray, grid: Grid, dim: Hashable | Iterable[Hashable] 
     """Return the dims to reduce over; an unknown name is an error, and so is one that the table needs."""
     taken = sorted({"product", "region"} & set(map(str, fine.dims)))
     if taken:
-        raise ConfigError(f"The table has dims of its own called method and region; rename the field's {taken} first.")
+        raise ConfigError(f"The table has dims of its own called product and region; rename the field's {taken} first.")
     if dim is None:
         return fine.dims
     asked = [dim] if isinstance(dim, str) or not isinstance(dim, Iterable) else list(dim)
