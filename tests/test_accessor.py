@@ -75,17 +75,16 @@ def test_scales_and_variables_have_models_of_their_own(fine):
 
 
 @pytest.mark.parametrize("kind", [str, Path])
-def test_a_path_is_a_model(toy, tmp_path, kind):
+def test_a_path_is_a_model(toy, tmp_path, check, kind):
     path = kind(tmp_path / "m.safetensors")
     toy.model.save(path)
     expected = toy.coarse.sr.downscale(toy.model)
     xr.testing.assert_identical(toy.coarse.sr.downscale(path), expected)
     xr.testing.assert_identical(toy.coarse.sr.downscale(path, scale=2), expected)
     lazy = toy.coarse.chunk(time=1).sr.downscale(path)
-    np.testing.assert_array_equal(lazy.compute(scheduler="synchronous"), expected)
+    check.same_numbers(lazy.compute(scheduler="synchronous"), expected, toy.model.scaling.sd)
     described, again = (toy.coarse.sr.describe(model=m) for m in (path, toy.model))
     assert described.splitlines()[:-1] == again.splitlines()[:-1]  # the last line is a time
-    assert toy.fine.sr.score(toy.fine, coarse=toy.coarse, model=None, baselines=[]).sizes["product"] == 1
 
 
 def test_scale_beside_a_model_is_checked(toy):
@@ -156,7 +155,6 @@ def test_fine_tuning_starts_from_the_weights(toy):
     tuned = toy.fine.sr.fit(2, **settings, init=toy.model, activate=False, seed=5)
     sd = toy.model.scaling.sd
     expected = toy.coarse.sr.downscale(toy.model)
-    assert abs(tuned.network.head[-1].conv.weight).max() > 0 if hasattr(tuned.network.head, "__getitem__") else True
     assert float(abs(toy.coarse.sr.downscale(tuned) - expected).max()) < 1e-4 * sd
     fresh = toy.fine.sr.fit(2, **settings, activate=False, seed=5)
     assert float(abs(toy.coarse.sr.downscale(fresh) - expected).max()) > 1e-2 * sd
@@ -178,7 +176,6 @@ def test_fine_tuning_leaves_the_first_model_alone(toy):
     toy.fine.sr.fit(2, **settings, init=model, activate=False)
     for ours, theirs in zip(model.network.parameters(), toy.model.network.parameters(), strict=True):
         assert torch.equal(ours, theirs)
-        assert ours.requires_grad
 
 
 def test_fine_tuning_on_later_data_keeps_the_scaling(toy):
@@ -253,12 +250,10 @@ def test_attributes_and_history(toy, laden, operation, note):
 
 @every
 def test_a_history_begins(toy, operation, note):
-    assert note in operation(toy.coarse.assign_attrs(history=""), toy).attrs["history"]
-    del toy.coarse.attrs["history"]  # that of coarsening
-    try:
-        out = operation(toy.coarse, toy)
-    finally:
-        toy.coarse.attrs["history"] = "xsuperres: area-weighted coarsening, scale 2"
+    bare = toy.coarse.copy()
+    del bare.attrs["history"]  # that of coarsening
+    out = operation(bare, toy)
+    assert note in out.attrs["history"]
     assert len(out.attrs["history"].splitlines()) == 1
 
 
@@ -309,8 +304,14 @@ def test_the_order_of_dims_is_kept(toy, operation, note, dims):
 
 @every
 def test_members_and_lead_times_are_carried_through(toy, operation, note):
-    members = xr.concat([toy.coarse, toy.coarse + 1, toy.coarse - 1], xr.DataArray([3, 5, 7], dims="member", name="member"))
-    da = members.expand_dims(lead=[0, 6]).transpose("time", "lat", "member", "lon", "lead").assign_attrs(toy.coarse.attrs)
+    members = xr.concat(
+        [toy.coarse, toy.coarse + 1, toy.coarse - 1], xr.DataArray([3, 5, 7], dims="member", name="member")
+    )
+    da = (
+        members.expand_dims(lead=[0, 6])
+        .transpose("time", "lat", "member", "lon", "lead")
+        .assign_attrs(toy.coarse.attrs)
+    )
     out = operation(da, toy)
     assert out.dims == da.dims
     assert out.member.values.tolist() == [3, 5, 7]
@@ -356,7 +357,7 @@ def test_a_field_without_name_or_attributes(toy, operation, note):
 def test_fine_static_fields_are_attached(toy):
     out = toy.coarse.sr.downscale(toy.model)
     for name in ("elevation", "land_fraction"):
-        np.testing.assert_array_equal(out[name], toy.fine[name].astype("float32"))
+        np.testing.assert_array_equal(out[name], toy.fine[name])
         assert out[name].attrs == toy.fine[name].attrs
     assert toy.coarse.drop_vars(["elevation", "land_fraction"]).sr.downscale(toy.model).equals(out)
 
@@ -517,7 +518,8 @@ def test_netcdf_round_trip(toy, laden, tmp_path, result):
     if result == "downscale":
         again_coarse = again.tas.sr.coarsen(2)
         np.testing.assert_allclose(again_coarse, out.sr.coarsen(2))
-        table = again.tas.sr.score(toy.fine.assign_coords(time=out.time), baselines=[], model=None, metrics="rmse")
+        with pytest.warns(XSuperResWarning, match="training period"):  # its model is known by the attribute
+            table = again.tas.sr.score(toy.fine.assign_coords(time=out.time), baselines=[], metrics="rmse")
         assert table["product"].values.tolist() == ["network"]
 
 
@@ -562,5 +564,5 @@ def test_there_and_back_has_the_same_coordinates(fine):
 
 def test_like_must_be_the_fine_grid(fine):
     coarse = fine.sr.coarsen(2)
-    with pytest.raises(GridError, match="does not hold the grid of scale=4"):
+    with pytest.raises(GridError, match="lies on another grid"):
         coarse.sr.interpolate(4, like=fine)

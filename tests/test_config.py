@@ -147,18 +147,15 @@ def test_what_may_be_none_and_what_may_not():
 @pytest.mark.parametrize("name", ["max_seconds", "max_cpu_seconds", "learning_rate", "gradient_clip"])
 @pytest.mark.parametrize("value", [0, -1.0, float("nan"), "fast"], ids=repr)
 def test_positive_numbers(name, value):
-    with pytest.raises(ConfigError, match=rf"{name} must be positive, got {value!r}"):
+    with pytest.raises(ConfigError, match=rf"{name} must be .*positive.*, got {value!r}"):
         OptimizationConfig(**{name: value})
 
 
-@pytest.mark.parametrize("name", ["learning_rate", "gradient_clip"])
+@pytest.mark.parametrize("name", ["learning_rate", "max_seconds"])
 def test_infinite_numbers(name):
-    """A gradient_clip of infinity is no clipping; an infinite learning rate is a mistake."""
-    if name == "gradient_clip":
-        assert OptimizationConfig(gradient_clip=float("inf")).gradient_clip == float("inf")
-    else:
-        with pytest.raises(ConfigError):
-            OptimizationConfig(learning_rate=float("inf"))
+    """JSON of a model file has no infinity, and an infinite rate or budget is a mistake."""
+    with pytest.raises(ConfigError):
+        OptimizationConfig(**{name: float("inf")})
 
 
 @pytest.mark.parametrize(
@@ -169,7 +166,7 @@ def test_fractions(kind, name):
     for right in (0, 0.5, 1, np.float32(0.25)):
         assert getattr(kind(**{name: right}), name) == right
     for wrong in (-0.1, 1.5, float("nan"), "half"):
-        with pytest.raises(ConfigError, match=rf"{kind.__name__}\.{name} must lie between 0.0 and 1.0, got"):
+        with pytest.raises(ConfigError, match=rf"{kind.__name__}\.{name} must .*between 0.* and 1.*, got"):
             kind(**{name: wrong})
 
 

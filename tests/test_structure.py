@@ -51,7 +51,9 @@ def test_imports_point_downward():
 def test_every_room_has_a_floor(settings):
     """A new module must say on which floor it is, or the contract does not see it."""
     floors = settings["importlinter:contract:floors"]["layers"]
-    listed = {room.strip().removeprefix("xsuperres.") for line in floors.split("\n") for room in line.split("|") if line}
+    listed = {
+        room.strip().removeprefix("xsuperres.") for line in floors.split("\n") for room in line.split("|") if line
+    }
     rooms = {name.split(".")[1] for name in MODULES if "." in name}
     assert rooms - listed <= {"testing", "tutorial"}
     assert not listed - rooms
@@ -121,7 +123,7 @@ def test_public_things_are_documented(name):
 
 
 def _is_public_method(name: str, thing: object) -> bool:
-    return not name.startswith("_") and isinstance(thing, (property, classmethod)) or (
+    return (not name.startswith("_") and isinstance(thing, (property, classmethod))) or (
         not name.startswith("_") and inspect.isfunction(thing)
     )
 
@@ -213,7 +215,11 @@ def functions(path: Path) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
 def body_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     """Return the lines of the body without the docstring."""
     body = function.body
-    if isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant) and isinstance(body[0].value.value, str):
+    if (
+        isinstance(body[0], ast.Expr)
+        and isinstance(body[0].value, ast.Constant)
+        and isinstance(body[0].value.value, str)
+    ):
         body = body[1:]
     return body[-1].end_lineno - body[0].lineno + 1 if body else 0
 
@@ -404,5 +410,13 @@ def test_package_data_are_declared(settings):
 
 def test_the_top_level():
     expected = "README.md CONTRIBUTING.md CHANGELOG.md LICENSE CITATION.cff Makefile setup.cfg pyproject.toml"
-    for name in (*expected.split(), "environment.yml", "constraints.txt", "notebooks", "benchmarks", "tools", ".ci/run"):
+    for name in (
+        *expected.split(),
+        "environment.yml",
+        "constraints.txt",
+        "notebooks",
+        "benchmarks",
+        "tools",
+        ".ci/run",
+    ):
         assert (ROOT / name).exists(), name

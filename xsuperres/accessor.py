@@ -97,22 +97,14 @@ class SuperResolutionAccessor:
         >>> model.scale, model.training.steps
         (2, 3)
         """
-        from xsuperres.fitting import FitSettings, fit
+        from xsuperres.fitting import fit
         from xsuperres.model.file import load_model
+        from xsuperres.settings import FitSettings
 
-        settings = FitSettings.of(
-            scale=scale,
-            training=training,
-            backbone=backbone,
-            upsampling=upsampling,
-            network=network,
-            data=data,
-            sampling=sampling,
-            optimization=optimization,
-            validation=validation,
-            seed=seed,
-        )
+        parts = {"training": training, "backbone": backbone, "upsampling": upsampling, "network": network}
+        ways = {"data": data, "sampling": sampling, "optimization": optimization, "validation": validation}
         start = load_model(init) if isinstance(init, (str, os.PathLike)) else init
+        settings = FitSettings.of({"scale": scale, "seed": seed, **parts, **ways})
         return fit(self._da, settings, static=static, init=start, activate=activate, progress=progress)
 
     def downscale(

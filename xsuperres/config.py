@@ -6,8 +6,10 @@ Names of registered parts (backbones, losses, ...) are resolved where they are b
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any, Literal, TypeVar
 
 from xsuperres.errors import ConfigError, unknown_name
@@ -47,7 +49,7 @@ def resolve(kind: type[C], given: C | Mapping[str, Any] | None) -> C:
 
 def check_choice(kind: str, name: object, choices: tuple[Any, ...]) -> None:
     """Raise the error that lists the choices unless `name` is one of them."""
-    if name not in choices:
+    if not isinstance(name, (str, type(None))) or name not in choices:
         raise unknown_name(kind, name, choices)
 
 
@@ -109,7 +111,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         check_choice("domain", self.domain, ("auto", "fixed", "open"))
         _at_least(self, 0, "contrast_radius")
-        _between(self, 0.0, 1.0, "minimum_valid_fraction")
+        _number(self, 0.0, 1.0, "minimum_valid_fraction")
 
     @property
     def reach(self) -> int:
@@ -143,12 +145,14 @@ class SamplingConfig:
     memory_budget: int = 4 * 2**30
 
     def __post_init__(self) -> None:
-        if self.patch_size is not None:
-            _at_least(self, 2, "patch_size")
+        _at_least(self, 2, "patch_size", optional=True)
         _at_least(self, 1, "batch_size", "memory_budget")
         for name in ("flip", "flip_sign"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-            for axis in getattr(self, name):
+            axes = getattr(self, name)
+            if not isinstance(axes, (tuple, list, str)):
+                raise ConfigError(f"SamplingConfig.{name} must be a tuple of 'x' and 'y', got {axes!r}.")
+            object.__setattr__(self, name, tuple(axes))
+            for axis in axes:
                 check_choice(f"{name} axis", axis, ("x", "y"))
         if not set(self.flip_sign) <= set(self.flip):
             raise ConfigError(f"flip_sign={self.flip_sign} must be among the axes of flip={self.flip}.")
@@ -198,23 +202,33 @@ class OptimizationConfig:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        _at_least(self, 1, "max_steps", "max_epochs", "validations", "patience")
-        for name in ("max_seconds", "max_cpu_seconds", "learning_rate", "gradient_clip"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ConfigError(f"{name} must be positive, got {value!r}.")
-        _between(self, 0.0, 1.0, "weight_decay", "averaging")
+        _at_least(self, 1, "validations")
+        _at_least(self, 1, "max_steps", "max_epochs", "patience", optional=True)
+        _number(self, 0.0, math.inf, "learning_rate", "gradient_clip")
+        _number(self, 0.0, math.inf, "max_seconds", "max_cpu_seconds", optional=True)
+        _number(self, 0.0, 1.0, "weight_decay", "averaging")
 
 
-def _at_least(config: object, least: int, *names: str) -> None:
+def _at_least(config: object, least: int, *names: str, optional: bool = False) -> None:
+    """Check integers, and make those of numpy Python's own, so that a model file can hold them."""
     for name in names:
         value = getattr(config, name)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+        if value is None and optional:
+            continue
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
             raise ConfigError(f"{type(config).__name__}.{name} must be an integer of at least {least}, got {value!r}.")
+        object.__setattr__(config, name, int(value))
 
 
-def _between(config: object, low: float, high: float, *names: str) -> None:
+def _number(config: object, low: float, high: float, *names: str, optional: bool = False) -> None:
+    """Check finite numbers between `low` and `high`; a `low` of 0 with an infinite `high` means positive."""
+    positive = low == 0 and math.isinf(high)
     for name in names:
         value = getattr(config, name)
-        if not low <= value <= high:
-            raise ConfigError(f"{type(config).__name__}.{name} must lie between {low} and {high}, got {value!r}.")
+        if value is None and optional:
+            continue
+        number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+        if not number or not (value > 0 if positive else low <= value <= high):
+            expected = "a positive number" if positive else f"a number between {low} and {high}"
+            raise ConfigError(f"{type(config).__name__}.{name} must be {expected}, got {value!r}.")
+        object.__setattr__(config, name, float(value))

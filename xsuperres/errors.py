@@ -77,7 +77,7 @@ class XSuperResWarning(UserWarning):
     """Root of every warning issued by xsuperres."""
 
 
-def unknown_name(kind: str, name: object, choices: Iterable[str]) -> UnknownNameError:
+def unknown_name(kind: str, name: object, choices: Iterable[object]) -> UnknownNameError:
     """Return the error for a name that is not among `choices`, with the closest match.
 
     Examples
@@ -85,7 +85,9 @@ def unknown_name(kind: str, name: object, choices: Iterable[str]) -> UnknownName
     >>> print(unknown_name("backbone", "resnt", ["conv", "resnet"]))
     Unknown backbone 'resnt'. Choose from: 'conv', 'resnet'. Did you mean 'resnet'?
     """
-    options = sorted(str(choice) for choice in choices)
-    message = f"Unknown {kind} {name!r}. Choose from: {', '.join(map(repr, options)) or 'nothing'}."
+    every = list(choices)
+    options = sorted(str(choice) for choice in every if choice is not None)
+    told = [*map(repr, options), *(["None"] if None in every else [])]
+    message = f"Unknown {kind} {name!r}. Choose from: {', '.join(told) or 'nothing'}."
     close = difflib.get_close_matches(str(name), options, n=1, cutoff=0.5)
     return UnknownNameError(message + (f" Did you mean {close[0]!r}?" if close else ""))

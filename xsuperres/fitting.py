@@ -8,101 +8,53 @@ from __future__ import annotations
 
 import logging
 import platform
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
 import xarray as xr
 
 from xsuperres.config import (
-    DataConfig,
-    NetworkConfig,
-    OptimizationConfig,
     SamplingConfig,
-    check_choice,
-    resolve,
 )
 from xsuperres.errors import ConfigError, DataError, GridError
 from xsuperres.fields.baselines import LinearBaselines, Scaling, TrainingMoments
 from xsuperres.fields.channels import channel_counts
 from xsuperres.fields.checks import check_units, check_values
-from xsuperres.fields.grid import Grid, check_scale, grid_of
+from xsuperres.fields.grid import Grid, grid_of
 from xsuperres.fields.static import StaticLike, anomalies, find_static, fit_static_scaling
 from xsuperres.inference.validation import Validator
 from xsuperres.inference.workers import choose_device
 from xsuperres.model.artefact import SRModel, TrainingRecord, Variable
+from xsuperres.model.datasets import plain
 from xsuperres.model.table import activate as activate_model
 from xsuperres.model.table import remember
-from xsuperres.nn.backbones import BACKBONES
 from xsuperres.nn.network import NetworkSpec, build_network
-from xsuperres.nn.upsamplers import UPSAMPLERS
 from xsuperres.samples.blocks import FieldBlocks
 from xsuperres.samples.holdout import Holdout, hold_out
 from xsuperres.samples.plan import WindowPlan
-from xsuperres.samples.readers import Planes, Reader
+from xsuperres.samples.readers import Mirror, Planes, Reader
+from xsuperres.settings import FitSettings
 from xsuperres.training.budget import Clock
 from xsuperres.training.loop import Trained, Validate, train
 from xsuperres.training.supervised import SupervisedStep
 
-__all__ = ["FitSettings", "fit"]
+__all__ = ["fit"]
 
 logger = logging.getLogger(__name__)
+_TOLD = ("units", "standard_name", "long_name")
 
 
-@dataclass(frozen=True, kw_only=True)
-class FitSettings:
-    """All settings of one `fit`, resolved and checked."""
+@dataclass(frozen=True, eq=False)
+class _Material:
+    """What a model is made from: the data and their grid, static fields and anomalies, blocks, what is held out."""
 
-    scale: int
-    backbone: str
-    upsampling: str
-    network: NetworkConfig
-    data: DataConfig
-    sampling: SamplingConfig
-    optimization: OptimizationConfig
-    validation: Any
-    seed: int
-
-    @classmethod
-    def of(
-        cls,
-        *,
-        scale: Any,
-        training: str,
-        backbone: str,
-        upsampling: str,
-        network: NetworkConfig | Mapping[str, Any] | None,
-        data: DataConfig | Mapping[str, Any] | None,
-        sampling: SamplingConfig | Mapping[str, Any] | None,
-        optimization: OptimizationConfig | Mapping[str, Any] | None,
-        validation: Any,
-        seed: int,
-    ) -> FitSettings:
-        """Resolve names and dicts, and check what only shows across settings."""
-        check_choice("training", training, ("supervised",))
-        settings = cls(
-            scale=check_scale(scale),
-            backbone=BACKBONES.canonical(backbone),
-            upsampling=UPSAMPLERS.canonical(upsampling),
-            network=resolve(NetworkConfig, network),
-            data=resolve(DataConfig, data),
-            sampling=resolve(SamplingConfig, sampling),
-            optimization=resolve(OptimizationConfig, optimization),
-            validation=validation,
-            seed=seed,
-        )
-        domain = settings.data.domain
-        if domain == "auto":
-            domain = "open" if isinstance(validation, str) and validation == "space" else "fixed"
-            settings = replace(settings, data=replace(settings.data, domain=domain))
-        if settings.network.location_features and (domain == "open" or settings.sampling.flip):
-            raise ConfigError(
-                "location_features learn fields of a fixed domain: they go with data={'domain': 'fixed'} and "
-                f"without flips, got domain={domain!r}, flip={settings.sampling.flip}."
-            )
-        return settings
+    da: xr.DataArray
+    grid: Grid
+    static: xr.Dataset
+    anomaly: np.ndarray
+    blocks: FieldBlocks
+    holdout: Holdout
 
 
 def fit(
@@ -116,20 +68,27 @@ def fit(
 ) -> SRModel:
     """Train a model on `da`, which is fine and coarsened inside; see `SuperResolutionAccessor.fit`."""
     clock = Clock()
+    material = _material(da, settings, static)
+    model = _untrained(material, settings)
+    if init is not None:
+        model = _started_from(model, init)
+    trained = _train(model, material, settings, clock, progress)
+    model = _finished(model, trained, material, settings, clock)
+    logger.info("Trained %s", model)
+    return activate_model(model) if activate else remember(model)
+
+
+def _material(da: xr.DataArray, settings: FitSettings, static: StaticLike | None) -> _Material:
+    """Check the data and lay them out; values are read block by block later."""
     check_values(da)
     _check_vector(da, settings.sampling)
     grid = grid_of(da, gaps=True)
+    grid.coarsen(settings.scale)  # says what to crop if it does not divide
     planes = find_static(da, grid, static)
-    anomaly = anomalies(planes, grid, settings.scale)
+    halo = _halo(settings, len(planes.data_vars))
+    holdout = hold_out(da, grid, settings.validation, scale=settings.scale, halo=halo)
     blocks = FieldBlocks(da, grid, settings.scale, settings.data, settings.sampling.memory_budget)
-    spec_halo = _halo(settings, len(planes.data_vars))
-    holdout = hold_out(da, grid, settings.validation, scale=settings.scale, halo=spec_halo)
-    scaling, baselines, had_missing = _moments(blocks, holdout, anomaly, da.name, settings)
-    model = _untrained(da, settings, grid, planes, anomaly, scaling, baselines, had_missing, init)
-    trained = _train(model, blocks, holdout, settings, clock, progress)
-    model = _finished(model, trained, da, grid, settings, holdout, clock, blocks)
-    logger.info("Trained %s", model)
-    return activate_model(model) if activate else remember(model)
+    return _Material(da, grid, planes, anomalies(planes, grid, settings.scale), blocks, holdout)
 
 
 def _check_vector(da: xr.DataArray, sampling: SamplingConfig) -> None:
@@ -163,16 +122,17 @@ def _spec(settings: FitSettings, statics: int, had_missing: bool, shape: tuple[i
 
 
 def _halo(settings: FitSettings, statics: int) -> int:
+    """Return the halo of the model that is to be trained, from a network without weights."""
     with torch.device("meta"):
-        return build_network(_spec(settings, statics, False, (1, 1))).halo
+        network = build_network(_spec(settings, statics, False, (1, 1)))
+    return network.halo + settings.data.reach
 
 
-def _moments(
-    blocks: FieldBlocks, holdout: Holdout, anomaly: np.ndarray, name: object, settings: FitSettings
-) -> tuple[Scaling, LinearBaselines, bool]:
+def _moments(material: _Material, settings: FitSettings) -> tuple[Scaling, LinearBaselines, bool]:
     """Return scaling, baselines and whether inputs have gaps, from one pass over the training samples."""
-    area = blocks.grid.area * holdout.weight
-    moments = TrainingMoments(area, anomaly, contrast_radius=settings.data.contrast_radius)
+    blocks, holdout = material.blocks, material.holdout
+    area = material.grid.area * holdout.weight
+    moments = TrainingMoments(area, material.anomaly, contrast_radius=settings.data.contrast_radius)
     missing = False
     for index in range(len(blocks)):
         fields = blocks.load(index)
@@ -180,56 +140,46 @@ def _moments(
         if chosen.any():
             moments.add(fields.target[chosen], fields.bicubic[chosen], fields.coarse[chosen])
         missing = missing or not np.isfinite(fields.coarse).all()
-    scaling, baselines = moments.fit(name)
+    scaling, baselines = moments.fit(material.da.name)
     if settings.sampling.flip_sign:  # mirroring changes the sign of scaled values only if their mean is 0
         scaling = Scaling(0.0, float(np.hypot(scaling.sd, scaling.mean)))
     return scaling, baselines, missing
 
 
-def _untrained(
-    da: xr.DataArray,
-    settings: FitSettings,
-    grid: Grid,
-    planes: xr.Dataset,
-    anomaly: np.ndarray,
-    scaling: Scaling,
-    baselines: LinearBaselines,
-    had_missing: bool,
-    init: SRModel | None,
-) -> SRModel:
-    spec = _spec(settings, len(planes.data_vars), had_missing, grid.shape)
-    static_scaling = fit_static_scaling(planes, anomaly, grid.area)
-    variable = Variable(
-        name=None if da.name is None else str(da.name),
-        units=da.attrs.get("units"),
-        standard_name=da.attrs.get("standard_name"),
-        long_name=da.attrs.get("long_name"),
-        had_missing=had_missing,
-    )
+def _untrained(material: _Material, settings: FitSettings) -> SRModel:
+    """Return the model with fitted baselines and new weights."""
+    scaling, baselines, had_missing = _moments(material, settings)
+    spec = _spec(settings, len(material.static.data_vars), had_missing, material.grid.shape)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         network = build_network(spec)
     seen = np.isfinite(baselines.delta)
-    model = SRModel(
+    return SRModel(
         spec=spec,
         network=network.to(memory_format=torch.channels_last),  # type: ignore[call-overload]
-        variable=variable,
+        variable=_variable(material.da, had_missing),
         scaling=scaling,
         baselines=baselines,
-        static_scaling=static_scaling,
+        static_scaling=fit_static_scaling(material.static, material.anomaly, material.grid.area),
         data=settings.data,
-        grid=grid,
-        static=planes,
+        grid=material.grid,
+        static=material.static,
         training=TrainingRecord(
             period=None, samples=0, seed=settings.seed, steps=0, cpu_seconds=0.0, validation_kind="none"
         ),
         fine_mask=None if seen.all() else seen,
     )
-    return model if init is None else _started_from(model, init)
+
+
+def _variable(da: xr.DataArray, had_missing: bool) -> Variable:
+    told = {key: None if da.attrs.get(key) is None else str(da.attrs[key]) for key in _TOLD}
+    return Variable(name=None if da.name is None else str(da.name), had_missing=had_missing, **told)
 
 
 def _started_from(model: SRModel, init: SRModel) -> SRModel:
     """Return the untrained model with the weights and input scaling of `init`."""
+    if not isinstance(init, SRModel):
+        raise ConfigError(f"init must be an SRModel or the path of one, got {type(init).__name__}.")
     check_units(xr.DataArray(0.0, attrs={"units": model.variable.units}), init.variable.units, what="init")
     ours, theirs = (replace(m.spec, domain=None) for m in (model, init))
     if ours != theirs:
@@ -245,31 +195,37 @@ def _started_from(model: SRModel, init: SRModel) -> SRModel:
     if model.spec.config.location_features and model.spec.domain != init.spec.domain:
         raise ConfigError("init= has location features of another domain; they cannot be moved.")
     model.network.load_state_dict(init.network.state_dict())
-    return replace(model, scaling=init.scaling, static_scaling=init.static_scaling)
+    baselines = replace(model.baselines, residual_sd=init.baselines.residual_sd)  # units of inputs and output
+    return replace(model, scaling=init.scaling, static_scaling=init.static_scaling, baselines=baselines)
 
 
-def _train(
-    model: SRModel,
-    blocks: FieldBlocks,
-    holdout: Holdout,
-    settings: FitSettings,
-    clock: Clock,
-    progress: bool,
-) -> Trained:
-    config, sampling = settings.optimization, settings.sampling
+def _train(model: SRModel, material: _Material, settings: FitSettings, clock: Clock, progress: bool) -> Trained:
+    config = settings.optimization
     device = torch.device(choose_device(config.device))
+    reader = _reader(model, material, settings)
+    network = model.network.to(device)
+    step = SupervisedStep(network, model.residual_sd / model.scaling.sd, config)
+    validate = _validator(model, material, settings, device)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        return train(network, reader, step, validate, config, clock=clock, device=device, progress=progress)
+
+
+def _reader(model: SRModel, material: _Material, settings: FitSettings) -> Reader:
+    """Return the reader of training samples."""
+    sampling, blocks, periodic = settings.sampling, material.blocks, model.grid.x.periodic
     plan = WindowPlan(
         rows=model.coarse_grid.y.size,
         parts=model.coarse_grid.parts(),
-        periodic=model.grid.x.periodic,
+        periodic=periodic,
         patch=sampling.patch_size,
-        margin=model.halo if model.grid.x.periodic and sampling.patch_size is None else 0,
+        margin=model.halo if periodic and sampling.patch_size is None else 0,
     )
-    training = blocks.chosen(holdout.training)
+    training = blocks.chosen(material.holdout.training)
     counts = [int(chosen.sum()) for _, chosen in training]
     _check_count(sum(counts) * plan.per_field, sampling.batch_size)
-    weight = (model.grid.area * holdout.weight).astype(np.float32)
-    reader = Reader(
+    weight = (model.grid.area * material.holdout.weight).astype(np.float32)
+    return Reader(
         lambda index: blocks.scaled(*training[index], model.channels),
         counts,
         Planes(model.channels.fine, weight),
@@ -277,15 +233,8 @@ def _train(
         scale=model.scale,
         batch_size=sampling.batch_size,
         seed=settings.seed,
-        flip=sampling.flip,
-        flip_sign=sampling.flip_sign,
+        mirror=Mirror(sampling.flip, sampling.flip_sign, model.spec.inputs - model.spec.masked),
     )
-    network = model.network.to(device)
-    step = SupervisedStep(network, model.residual_sd / model.scaling.sd, config)
-    validate = _validator(model, blocks, holdout, settings, device)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
-        return train(network, reader, step, validate, config, clock=clock, device=device, progress=progress)
 
 
 def _check_count(samples: int, batch_size: int) -> None:
@@ -296,10 +245,9 @@ def _check_count(samples: int, batch_size: int) -> None:
         )
 
 
-def _validator(
-    model: SRModel, blocks: FieldBlocks, holdout: Holdout, settings: FitSettings, device: torch.device
-) -> Validate | None:
+def _validator(model: SRModel, material: _Material, settings: FitSettings, device: torch.device) -> Validate | None:
     """Return the function that scores a network on what was held out, through the code of inference."""
+    blocks, holdout = material.blocks, material.holdout
     chosen = holdout.validation
     if isinstance(settings.validation, xr.DataArray):
         blocks = _other_blocks(settings.validation, model, settings)
@@ -321,36 +269,28 @@ def _other_blocks(da: xr.DataArray, model: SRModel, settings: FitSettings) -> Fi
     return FieldBlocks(da, grid, model.scale, settings.data, settings.sampling.memory_budget)
 
 
-def _finished(
-    model: SRModel,
-    trained: Trained,
-    da: xr.DataArray,
-    grid: Grid,
-    settings: FitSettings,
-    holdout: Holdout,
-    clock: Clock,
-    blocks: FieldBlocks,
-) -> SRModel:
-    network = trained.network.to("cpu").eval()
+def _finished(model: SRModel, trained: Trained, material: _Material, settings: FitSettings, clock: Clock) -> SRModel:
     record = TrainingRecord(
-        period=_period(da, grid),
-        samples=int(holdout.training.sum()),
+        period=_period(material),
+        samples=int(material.holdout.training.sum()),
         seed=settings.seed,
         steps=trained.steps,
         cpu_seconds=round(clock.cpu_seconds(), 2),
-        validation_kind=holdout.kind,
+        validation_kind=material.holdout.kind,
         validation=trained.score,
         history=trained.history,
-        settings={"sampling": asdict(settings.sampling), "optimization": asdict(settings.optimization)},
+        settings=plain({"sampling": asdict(settings.sampling), "optimization": asdict(settings.optimization)}),
         versions=_versions(),
     )
-    return replace(model, network=network, training=record)
+    return replace(model, network=trained.network.to("cpu").eval(), training=record)
 
 
-def _period(da: xr.DataArray, grid: Grid) -> tuple[str, str] | None:
-    if grid.time is None or grid.time not in da.coords or da.sizes[grid.time] == 0:
+def _period(material: _Material) -> tuple[str, str] | None:
+    """Return the first and last time that was trained on."""
+    da, blocks, time = material.da, material.blocks, material.grid.time
+    if time is None or time != blocks.lead or time not in da.coords:
         return None
-    times = da.coords[grid.time].values
+    times = da.coords[time].values[material.holdout.training[:: blocks.per_step]]
     return str(times.min())[:19], str(times.max())[:19]
 
 

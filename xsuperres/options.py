@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from numbers import Real
 from pathlib import Path
 
 from xsuperres.errors import ConfigError
@@ -31,8 +32,9 @@ class Options:
     cache_dir: str | None = None
 
     def __post_init__(self) -> None:
-        if self.memory_budget < 2**20:
-            raise ConfigError(f"memory_budget is in bytes and at least 1 MiB (1048576), got {self.memory_budget}.")
+        budget = self.memory_budget
+        if not isinstance(budget, Real) or not budget >= 2**20:
+            raise ConfigError(f"memory_budget is in bytes and at least 1 MiB (1048576), got {budget!r}.")
 
 
 _OPTIONS: ContextVar[Options] = ContextVar("xsuperres_options", default=Options())  # noqa: B039
@@ -73,6 +75,6 @@ def cache_folder() -> Path:
     """Return the cache folder: option, else ``XSUPERRES_CACHE``, else the user's cache folder."""
     named = current_options().cache_dir or os.environ.get("XSUPERRES_CACHE")
     if named:
-        return Path(named).expanduser()
+        return Path(named).expanduser().absolute()
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "xsuperres"

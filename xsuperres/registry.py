@@ -36,6 +36,8 @@ class Registry(Generic[T]):
 
     def add(self, name: str, *, aliases: tuple[str, ...] = ()) -> Callable[[T], T]:
         """Return a decorator that registers its object; a duplicate raises and changes nothing."""
+        if isinstance(aliases, str):
+            raise ConfigError(f"aliases must be a tuple of names, got the text {aliases!r}; write ({aliases!r},).")
 
         def register(part: T) -> T:
             labels = (name, *aliases)
@@ -59,7 +61,7 @@ class Registry(Generic[T]):
         return self._parts[self.canonical(name)]
 
     def __contains__(self, name: object) -> bool:
-        return name in self._parts or name in self._aliases
+        return isinstance(name, str) and (name in self._parts or name in self._aliases)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._parts)

@@ -72,6 +72,8 @@ def windows(chunks: Sequence[int], plan: AxisPlan) -> list[Window]:
 def _pieces(low: int, high: int, edges: list[int]) -> list[tuple[int, int, int]]:
     """Return the parts of chunks that cover [low, high), indices taken modulo the axis."""
     pieces, size, at = [], edges[-1], low
+    if low == high:  # a chunk without cells still has to be read
+        return [(max(0, int(np.searchsorted(edges, low, side="left")) - 1) if low else 0, 0, 0)]
     while at < high:
         lap, cell = divmod(at, size)
         chunk = int(np.searchsorted(edges, cell, side="right")) - 1

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from xsuperres.errors import XSuperResWarning
+from xsuperres.errors import XSuperResError, XSuperResWarning
 from xsuperres.inference.apply import apply, bytes_per_cell, prepare, sub_batch
 
 
@@ -136,3 +136,24 @@ def test_memory_estimates_grow_with_scale_and_width(make_model, upsampling):
     assert 0 < bytes_per_cell(small) < bytes_per_cell(large)
     prepared = prepare(small)
     assert sub_batch(prepared, 10) > sub_batch(prepared, 10_000) >= sub_batch(prepared, 10**9) == 1
+
+
+def test_a_network_that_is_nan_somewhere_has_no_good_score(make_model):
+    """Cells that it fails to predict must not drop out of its validation score."""
+    from xsuperres.config import DataConfig
+    from xsuperres.inference.validation import Validator
+    from xsuperres.samples.blocks import FieldBlocks
+
+    toy = make_model(network=(("location_features", 1),))
+    blocks = FieldBlocks(toy.fine, toy.model.grid, 2, DataConfig(domain="fixed"), 2**40)
+    validate = Validator(
+        toy.model, blocks, np.ones(3, bool), toy.model.grid.area, device=torch.device("cpu"), keep=2**40
+    )
+    good = validate(toy.model.network)["rmse"]
+    broken = make_model(network=(("location_features", 1),), seed=3).model.network
+    broken.location.fields.data[0, 26:] = torch.nan
+    try:
+        score = validate(broken)["rmse"]
+    except XSuperResError:
+        return
+    assert np.isfinite(good) and not np.isfinite(score)

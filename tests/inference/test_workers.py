@@ -245,7 +245,7 @@ def test_auto_is_what_is_there(monkeypatch):
 
 @pytest.mark.parametrize("device", ["gpu", "graphics card", "", "cpu:x"])
 def test_a_device_that_is_none(device):
-    with pytest.raises(ConfigError, match="device must be 'auto', 'cpu' or like 'cuda:0'"):
+    with pytest.raises(ConfigError, match="device must be 'auto', 'cpu'.* or like 'cuda:0'"):
         choose_device(device)
 
 
@@ -257,8 +257,9 @@ def test_a_device_that_is_no_text(device, make_model):
 
 def test_a_gpu_that_is_not_there(monkeypatch, make_model):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     for device in ("cuda", "cuda:0"):
-        with pytest.raises(ConfigError, match="torch sees no GPU; use device='cpu'"):
+        with pytest.raises(ConfigError, match="torch sees .*; use device='cpu'"):
             make_model().coarse.sr.downscale(make_model().model, device=device)
 
 

@@ -41,7 +41,7 @@ def test_what_a_scientist_needs(model, show):
         "lat 16 x lon 20",
         "fixed domain",
         "elevation, land_fraction",
-        "2001-01-01T00:00:00 to 2001-01-08T00:00:00",
+        "2001-01-01T00:00:00 to 2001-01-06T00:00:00",
         "6 samples",
         "4 steps",
         "seed 5",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import dask.array
@@ -11,7 +12,6 @@ import torch
 import xarray as xr
 
 from xsuperres.config import DataConfig
-from xsuperres.errors import GridError
 from xsuperres.fields.baselines import TrainingMoments
 from xsuperres.fields.grid import grid_of
 from xsuperres.samples.blocks import FieldBlocks
@@ -61,12 +61,12 @@ def test_streamed_blocks_follow_the_chunks_and_the_budget(field, chunks, in_memo
     edges = {0, *np.cumsum(lazy.chunks[0]).tolist()}
     assert len(blocks) > 1
     assert blocks.slices[0].start == 0 and blocks.slices[-1].stop == 12
-    for before, after in zip(blocks.slices, blocks.slices[1:], strict=False):
+    for before, after in itertools.pairwise(blocks.slices):
         assert before.stop == after.start
-    for block in blocks.slices:
-        size = block.stop - block.start
-        assert {block.start, block.stop} <= edges, "a chunk is read once per epoch"
-        assert size <= max(in_memory // 3, max(lazy.chunks[0])) and size > 0
+    largest = in_memory // 3  # one in use, one being read, one being made
+    assert all(0 < block.stop - block.start <= largest for block in blocks.slices)
+    if max(lazy.chunks[0]) <= largest:
+        assert all({block.start, block.stop} <= edges for block in blocks.slices), "a chunk is read once per epoch"
 
 
 def test_a_chunk_larger_than_the_budget_is_read_in_parts(field):
@@ -152,11 +152,6 @@ def test_bicubic_wraps_around_a_globe():
     rolled = globe.roll(lon=6, roll_coords=True)
     got, turned = blocks_of(globe).load(0), blocks_of(rolled).load(0)
     np.testing.assert_array_equal(np.roll(got.bicubic, 6, axis=-1), turned.bicubic)
-
-
-def test_a_size_that_scale_does_not_divide_is_refused(field):
-    with pytest.raises(GridError, match=r"crop it to 5"):
-        blocks_of(field, scale=5)
 
 
 def test_the_store_is_not_read_when_blocks_are_made(field):

@@ -324,10 +324,17 @@ def test_ctrl_c_in_a_validation_returns_the_best_so_far():
 
 
 def test_ctrl_c_in_the_last_validation_returns_the_best_so_far():
-    run = Run(scores=[3.0, 1.0, KeyboardInterrupt()], max_steps=5, validations=2)
+    run = Run(scores=[1.0, KeyboardInterrupt()], max_steps=5, validations=2)
     with pytest.warns(XSuperResWarning, match="interrupted after 5 steps"):
         trained = run.train()
-    assert trained.score["rmse"] == 1.0 and float(trained.network.at) == 4.0
+    assert trained.score["rmse"] == 1.0 and float(trained.network.at) < 5.0
+
+
+def test_ctrl_c_in_a_validation_of_what_patience_left_over():
+    """Patience ends training between two validations of the schedule; Ctrl-C comes once more while it returns."""
+    run = Run(scores=[1.0, 2.0, KeyboardInterrupt()], max_steps=40, validations=20, patience=1)
+    trained = run.train()
+    assert trained.score["rmse"] == 1.0 and trained.steps == 4
 
 
 def test_ctrl_c_before_any_validation_returns_the_average():

@@ -1,4 +1,4 @@
-"""Horizontal axes: finding them on a DataArray, their order, their cells, where one lies on another.
+"""Horizontal axes: their order, their cells, where one lies on another.
 
 Labelled arrays in, numbers out. The canonical order of an axis is south to north or west to east, longitudes
 unwrapped so that they increase; blocks of data always run that way.
@@ -15,29 +15,15 @@ import xarray as xr
 
 from xsuperres.errors import GridError
 
-__all__ = ["Axis", "AxisNames", "find_axes", "locate", "locate_groups", "make_axis"]
+__all__ = ["Axis", "check_divisible", "locate", "locate_groups", "make_axis"]
 
 Kind = Literal["latitude", "longitude", "other"]
 
-_NAMES = {
-    "y": ("lat", "latitude", "y", "rlat", "projection_y_coordinate", "south_north", "nlat", "j", "nj"),
-    "x": ("lon", "longitude", "x", "rlon", "projection_x_coordinate", "west_east", "nlon", "i", "ni"),
-    "time": ("time", "valid_time"),
-}
 _SPHERICAL: dict[str, tuple[Kind, tuple[str, ...]]] = {
     "y": ("latitude", ("latitude", "grid_latitude", "lat", "rlat", "degrees_north", "degree_north")),
     "x": ("longitude", ("longitude", "grid_longitude", "lon", "rlon", "degrees_east", "degree_east")),
 }
 _TOLERANCE = 1e-3  # of the spacing: float32 coordinates of a 0.01 degree grid stay below
-
-
-@dataclass(frozen=True)
-class AxisNames:
-    """The names of the dimensions y, x and, where there is one, time."""
-
-    y: str
-    x: str
-    time: str | None
 
 
 @dataclass(frozen=True)
@@ -155,47 +141,13 @@ def check_divisible(axis: Axis, scale: int) -> None:
         size = part.stop - part.start
         if size % scale or size < scale:
             fits = size - size % scale
-            advice = (
-                f"crop it to {fits}, for instance .isel({axis.dim}=slice(0, {fits}))" if fits else "use a larger domain"
-            )
-            raise GridError(f"Dimension {axis.dim!r} has {size} cells, which scale={scale} does not divide; {advice}.")
-
-
-def find_axes(da: xr.DataArray) -> AxisNames:
-    """Return the horizontal dimensions and the time dimension of `da`.
-
-    cf-xarray is asked first (axis, standard_name, units), then common names.
-
-    Raises
-    ------
-    GridError
-        If no latitude and longitude, or y and x, can be told.
-    """
-    import cf_xarray  # noqa: F401  (registers the .cf accessor)
-
-    told = {"axes": da.cf.axes, "coordinates": da.cf.coordinates}
-    found = {which: _by_cf(da, told, which) or _by_name(da, which) for which in ("y", "x", "time")}
-    if found["y"] is None or found["x"] is None or found["y"] == found["x"]:
-        raise GridError(
-            f"No latitude and longitude found on dims {tuple(map(str, da.dims))}. Expected 1-D coordinates with "
-            "CF attributes (axis, standard_name or units) or one of the names "
-            f"{_NAMES['y'][:4]} and {_NAMES['x'][:4]}; rename or annotate yours."
-        )
-    return AxisNames(found["y"], found["x"], found["time"])
-
-
-def _by_cf(da: xr.DataArray, told: dict[str, dict[str, list[str]]], which: str) -> str | None:
-    """Return the dimension of the first 1-D coordinate that cf-xarray told to be on this axis."""
-    axis, coordinate = {"y": ("Y", "latitude"), "x": ("X", "longitude"), "time": ("T", "time")}[which]
-    for name in [*told["axes"].get(axis, []), *told["coordinates"].get(coordinate, [])]:
-        if name in da.coords and da.coords[name].ndim == 1:
-            return str(da.coords[name].dims[0])
-    return None
-
-
-def _by_name(da: xr.DataArray, which: str) -> str | None:
-    lowered = {str(dim).lower(): str(dim) for dim in da.dims}
-    return next((lowered[name] for name in _NAMES[which] if name in lowered), None)
+            what, crop = f"Dimension {axis.dim!r}", f".isel({axis.dim}=slice(0, {fits}))"
+            if axis.breaks:
+                ends = axis.centres[part.start], axis.centres[part.stop - 1]
+                what = f"The part of {axis.dim!r} from {ends[0]:g} to {ends[1]:g}, between gaps,"
+                crop = "the first of these cells"
+            advice = f"crop it to {fits}, for instance {crop}" if fits else "use a larger domain"
+            raise GridError(f"{what} has {size} cells, which scale={scale} does not divide; {advice}.")
 
 
 def make_axis(
@@ -271,12 +223,16 @@ def _increasing(values: np.ndarray, dim: str, kind: Kind) -> tuple[np.ndarray, s
         steps = (steps + 180.0) % 360.0 - 180.0
     if len(steps) and np.sum(steps < 0) > len(steps) / 2:
         values, order = values[::-1], slice(None, None, -1)
+    told = values
     if kind == "longitude" and len(values):
         turns = 360.0 * np.concatenate([[0], np.cumsum(np.diff(values) < 0)])
         values = values + turns
-    if len(values) > 1 and (np.diff(values) <= 0).any():
+    if len(np.unique(values)) < len(values):
         raise GridError(f"Coordinate {dim!r} has repeated values; keep each cell once (drop_duplicates).")
-    if kind == "longitude" and len(values) and values[-1] - values[0] > 360.0:
+    wound = kind == "longitude" and len(values) and values[-1] - values[0] > 360.0
+    if wound and not (np.diff(told) < 0).any():
+        raise GridError(f"Coordinate {dim!r} covers more than a full turn; drop the repeated columns.")
+    if wound or (np.diff(values) <= 0).any():
         raise GridError(f"Coordinate {dim!r} is not monotonic, also when longitudes are unwrapped; sort it (sortby).")
     return values, order
 

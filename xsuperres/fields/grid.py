@@ -1,6 +1,6 @@
 """The horizontal grid of a DataArray: cells, areas, canonical order, coordinates of coarser and finer grids.
 
-Labelled arrays in and out; with `axes`, the only module that knows how a grid is told from coordinates.
+Labelled arrays in and out; the only module that asks cf-xarray how a grid is told from coordinates.
 """
 
 from __future__ import annotations
@@ -14,10 +14,17 @@ import numpy as np
 import xarray as xr
 
 from xsuperres.errors import GridError
-from xsuperres.fields.axes import Axis, AxisNames, find_axes, locate, make_axis
+from xsuperres.fields.axes import Axis, locate, make_axis
 from xsuperres.fields.sphere import coarsen_lonlat, refine_lonlat
 
-__all__ = ["Grid", "Location", "check_scale", "grid_of", "in_convention", "native"]
+__all__ = ["AxisNames", "Grid", "Location", "check_scale", "find_axes", "grid_of", "in_convention", "native"]
+
+
+_NAMES = {
+    "y": ("lat", "latitude", "y", "rlat", "projection_y_coordinate", "south_north", "nlat", "j", "nj"),
+    "x": ("lon", "longitude", "x", "rlon", "projection_x_coordinate", "west_east", "nlon", "i", "ni"),
+    "time": ("time", "valid_time"),
+}
 
 
 def check_scale(scale: Any) -> int:
@@ -154,6 +161,52 @@ def in_convention(values: np.ndarray, centres: np.ndarray, given: xr.Variable) -
         return values
     ceiling = 180.0 if told.min() < 0 else 360.0
     return np.where(values >= ceiling, values - 360.0, values)
+
+
+@dataclass(frozen=True)
+class AxisNames:
+    """The names of the dimensions y, x and, where there is one, time."""
+
+    y: str
+    x: str
+    time: str | None
+
+
+def find_axes(da: xr.DataArray) -> AxisNames:
+    """Return the horizontal dimensions and the time dimension of `da`.
+
+    cf-xarray is asked first (axis, standard_name, units), then common names.
+
+    Raises
+    ------
+    GridError
+        If no latitude and longitude, or y and x, can be told.
+    """
+    import cf_xarray  # noqa: F401  (registers the .cf accessor)
+
+    told = {"axes": da.cf.axes, "coordinates": da.cf.coordinates}
+    found = {which: _by_cf(da, told, which) or _by_name(da, which) for which in ("y", "x", "time")}
+    if found["y"] is None or found["x"] is None or found["y"] == found["x"]:
+        raise GridError(
+            f"No latitude and longitude found on dims {tuple(map(str, da.dims))}. Expected 1-D coordinates with "
+            "CF attributes (axis, standard_name or units) or one of the names "
+            f"{_NAMES['y'][:4]} and {_NAMES['x'][:4]}; rename or annotate yours."
+        )
+    return AxisNames(found["y"], found["x"], found["time"])
+
+
+def _by_cf(da: xr.DataArray, told: dict[str, dict[str, list[str]]], which: str) -> str | None:
+    """Return the dimension of the first 1-D coordinate that cf-xarray told to be on this axis."""
+    axis, coordinate = {"y": ("Y", "latitude"), "x": ("X", "longitude"), "time": ("T", "time")}[which]
+    for name in [*told["axes"].get(axis, []), *told["coordinates"].get(coordinate, [])]:
+        if name in da.coords and da.coords[name].ndim == 1:
+            return str(da.coords[name].dims[0])
+    return None
+
+
+def _by_name(da: xr.DataArray, which: str) -> str | None:
+    lowered = {str(dim).lower(): str(dim) for dim in da.dims}
+    return next((lowered[name] for name in _NAMES[which] if name in lowered), None)
 
 
 def native(da: xr.DataArray) -> xr.DataArray:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from xsuperres.config import DataConfig
 from xsuperres.errors import GridError
 from xsuperres.fields.axes import locate_groups
 from xsuperres.fields.checks import check_values, is_lazy
@@ -124,15 +125,22 @@ def interpolate(
     return attach(da, data, values.dims, coarse, fine, note=note)
 
 
-def fine_like(like: xr.DataArray | xr.Dataset, coarse: Grid, scale: int) -> Grid:
-    """Return the part of the grid of `like` that `coarse` refines to."""
+def fine_like(
+    like: xr.DataArray | xr.Dataset,
+    coarse: Grid,
+    scale: int,
+    *,
+    what: str = "`like`",
+    error: type[Exception] = GridError,
+) -> Grid:
+    """Return the part of the grid of `like` that `coarse` refines to, or raise `error` about `what`."""
     da = like if isinstance(like, xr.DataArray) else _first_plane(like)
     fine = grid_of(da, bounds=like if isinstance(like, xr.Dataset) else None)
     location = _groups(fine, coarse, scale) or fine.locate(coarse.refine(scale))
     if location is None:
-        raise GridError(
-            f"`like` does not hold the grid of scale={scale}: expected cells of {coarse.refine(scale).describe()}, "
-            f"got {fine.describe()}."
+        raise error(
+            f"{what} lies on another grid, or covers only a part: expected cells of {coarse.refine(scale).describe()}, "
+            f"or more of the same, got {fine.describe()}."
         )
     return fine.crop(location)
 
@@ -158,6 +166,7 @@ def _first_plane(ds: xr.Dataset) -> xr.DataArray:
 def coarsen(da: xr.DataArray, scale: int, *, minimum_valid_fraction: float = 0.5) -> xr.DataArray:
     """Coarsen `da` by area-weighted means; see `SuperResolutionAccessor.coarsen`."""
     scale = check_scale(scale)
+    minimum_valid_fraction = DataConfig(minimum_valid_fraction=minimum_valid_fraction).minimum_valid_fraction
     check_values(da)
     grid = grid_of(da)
     coarse = grid.coarsen(scale)

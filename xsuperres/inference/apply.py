@@ -5,6 +5,7 @@ Tensors only. Validation during training and every kind of `downscale` run this 
 
 from __future__ import annotations
 
+import copy
 import warnings
 from dataclasses import dataclass
 
@@ -48,7 +49,7 @@ def prepare(model: SRModel, device: torch.device | str = "cpu", network: SuperRe
 
     correction = channels.correction
     return Prepared(
-        network=network if network is not None else model.network.to(device),
+        network=network if network is not None else _placed(model.network, device),
         channels=channels,
         scale=model.scale,
         fine=torch.from_numpy(channels.fine).to(device),
@@ -56,6 +57,11 @@ def prepare(model: SRModel, device: torch.device | str = "cpu", network: SuperRe
         climatology=tensor(channels.climatology, torch.float64),
         device=device,
     )
+
+
+def _placed(network: SuperResolution, device: torch.device) -> SuperResolution:
+    """Return the network on `device`; the model's own stays where it is."""
+    return network if device.type == "cpu" else copy.deepcopy(network).to(device)
 
 
 @torch.inference_mode()

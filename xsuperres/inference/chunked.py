@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Any, Literal
 
 import numpy as np
@@ -70,8 +71,8 @@ def downscale(
     """Apply `model` to `da`; see `SuperResolutionAccessor.downscale`."""
     if mask not in ("input", "model", None):
         raise ConfigError(f"mask must be 'input', 'model' or None, got {mask!r}.")
-    if batch_size is not None and batch_size < 1:
-        raise ConfigError(f"batch_size must be at least 1, got {batch_size}.")
+    if batch_size is not None and (not isinstance(batch_size, Integral) or batch_size < 1):
+        raise ConfigError(f"batch_size must be a whole number of at least 1, got {batch_size!r}.")
     check_values(da)
     check_units(da, model.variable.units, what="downscale")
     check_variable(da, model.variable.name, model.variable.standard_name)
@@ -112,14 +113,33 @@ def bind(model: SRModel, da: xr.DataArray, coarse: Grid, static: StaticLike | No
             "static= takes a Dataset or DataArray with the fine fields of the data's domain; names alone do not say "
             f"where they are, got {static!r}."
         )
+    if model.fixed_domain and location is None:
+        raise _elsewhere(model, coarse)
     fields = given_fields(static, model.static_scaling.names)
-    if model.fixed_domain:
-        if location is None:
-            raise _elsewhere(model, coarse)
-        return model, location
     bare = xr.Dataset({name: field.reset_coords(drop=True) for name, field in fields.items()})
-    fine = fine_like(bare, coarse, model.scale) if fields else coarse.refine(model.scale)
-    return model.on(fine, find_static(da, fine, bare)), _everywhere(coarse)
+    if not fields:
+        fine = coarse.refine(model.scale)
+    else:
+        fine = fine_like(bare, coarse, model.scale, what=f"static={list(fields)}", error=StaticFieldError)
+    planes = find_static(da, fine, bare)
+    if model.fixed_domain and location is not None:
+        _check_same_static(model, location, planes)
+        return model, location
+    return model.on(fine, planes), _everywhere(coarse)
+
+
+def _check_same_static(model: SRModel, location: Location, planes: xr.Dataset) -> None:
+    """Warn where static fields given to a fixed model are not its own, which are the ones it uses."""
+    index = tuple(fine_index(i, model.scale) for i in (location.rows, location.columns))
+    for name, sd in zip(model.static_scaling.names, model.static_scaling.sd, strict=True):
+        own = model.static[name].values[np.ix_(*index)]
+        if not np.allclose(planes[name].values, own, rtol=0, atol=1e-3 * sd):
+            warnings.warn(
+                f"Static field {name!r} differs from the one the model was trained with; the model is bound to its "
+                "domain and uses its own.",
+                XSuperResWarning,
+                stacklevel=5,
+            )
 
 
 def _everywhere(coarse: Grid) -> Location:
@@ -170,7 +190,8 @@ def _merged(data: Any, plans: list[AxisPlan]) -> Any:
     for axis, plan in enumerate(plans):
         chunks, least = data.chunks[axis], max(plan.halo)
         if len(chunks) > 1 and min(chunks) < least:
-            sizes[axis] = split(sum(chunks), max(least, max(chunks)))
+            count = max(1, sum(chunks) // max(2 * least, max(chunks)))
+            sizes[axis] = split(sum(chunks), -(-sum(chunks) // count))
     if not sizes:
         return data
     warnings.warn(

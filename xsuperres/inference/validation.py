@@ -10,6 +10,7 @@ import math
 import numpy as np
 import torch
 
+from xsuperres.errors import DataError
 from xsuperres.inference.apply import Prepared, apply, prepare, sub_batch
 from xsuperres.model.artefact import SRModel
 from xsuperres.nn.network import SuperResolution
@@ -52,7 +53,7 @@ class Validator:
         self.weight = weight[self.window]
         kept = int(chosen.sum()) * weight.size * 8 <= keep
         self.kept = [self._read(index, part) for index, part in self.held] if kept else None
-        self.baseline: dict[str, float] = {}
+        self.baseline = self._baseline()
 
     def _read(self, index: int, part: np.ndarray) -> Fields:
         """Return the held-out fields of a block; target and bicubic cut to the window that is scored."""
@@ -65,18 +66,20 @@ class Validator:
         squares, total = 0.0, 0.0
         for fields in self.kept or (self._read(index, part) for index, part in self.held):
             fine = downscale_window(prepared, self.model, fields.coarse, self.rows, self.columns)
-            error, size = self._squares(fields.target, fine)
+            error, size = self._squares(fields, fine)
             squares, total = squares + error, total + size
-        rmse = math.sqrt(squares / total) if total else math.nan
-        if not self.baseline:
-            self.baseline = self._baseline()
-        return {"rmse": rmse} | {f"ratio_to_{name}": rmse / value for name, value in self.baseline.items()}
+        rmse = math.sqrt(squares / total)
+        ratios = {f"ratio_to_{name}": rmse / value if value else math.nan for name, value in self.baseline.items()}
+        return {"rmse": rmse, **ratios}
 
-    def _squares(self, target: np.ndarray, guess: np.ndarray) -> tuple[float, float]:
-        """Return the weighted sum of squared errors over valid cells, and the sum of their weights."""
-        error = (guess.astype(np.float64) - target) ** 2
-        valid = np.isfinite(error)
-        return float((np.where(valid, error, 0) * self.weight).sum()), float((valid * self.weight).sum())
+    def _squares(self, fields: Fields, guess: np.ndarray) -> tuple[float, float]:
+        """Return the weighted sum of squared errors where there is a target and an input, and that of the weights.
+
+        A network that has become NaN there gives NaN.
+        """
+        weight = self.weight * (np.isfinite(fields.target) & np.isfinite(fields.bicubic))
+        error = (guess.astype(np.float64) - fields.target) ** 2
+        return float((np.where(weight > 0, error, 0) * weight).sum()), float(weight.sum())
 
     def _baseline(self) -> dict[str, float]:
         """Return the RMSE of bicubic and of the linear baseline."""
@@ -84,11 +87,13 @@ class Validator:
         sums = {"bicubic": 0.0, "linear": 0.0}
         total = 0.0
         for fields in self.kept or (self._read(index, part) for index, part in self.held):
-            error, size = self._squares(fields.target, fields.bicubic)
+            error, size = self._squares(fields, fields.bicubic)
             sums["bicubic"] += error
-            sums["linear"] += self._squares(fields.target, fields.bicubic + correction)[0]
+            sums["linear"] += self._squares(fields, fields.bicubic + correction)[0]
             total += size
-        return {name: math.sqrt(value / total) if total else math.nan for name, value in sums.items()}
+        if not total:
+            raise DataError("What is held out for validation has no valid value; choose another validation=.")
+        return {name: math.sqrt(value / total) for name, value in sums.items()}
 
 
 def _extent(line: np.ndarray, scale: int) -> slice:

@@ -91,12 +91,17 @@ def choose_device(device: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        kind = torch.device(device).type
-    except RuntimeError as error:
-        raise ConfigError(f"device must be 'auto', 'cpu' or like 'cuda:0', got {device!r}.") from error
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"device={device!r} was asked for, but torch sees no GPU; use device='cpu'.")
-    return device
+        chosen = torch.device(device) if isinstance(device, str) else None
+    except RuntimeError:
+        chosen = None
+    if chosen is None or chosen.type not in ("cpu", "cuda"):
+        raise ConfigError(f"device must be 'auto', 'cpu', 'cuda' or like 'cuda:0', got {device!r}.")
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"device={device!r} was asked for, but torch sees {torch.cuda.device_count()} GPU(s); use device='cpu' or "
+            "'auto'."
+        )
+    return str(device)
 
 
 def admitted() -> AbstractContextManager[object]:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import xarray as xr
 
-__all__ = ["dataset_from_tensors", "dataset_to_tensors"]
+__all__ = ["dataset_from_tensors", "dataset_to_tensors", "plain"]
 
 
 def dataset_to_tensors(ds: xr.Dataset, prefix: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -25,14 +25,14 @@ def dataset_to_tensors(ds: xr.Dataset, prefix: str) -> tuple[dict[str, torch.Ten
     tensors, header = {}, {}
     for name, variable in ds.variables.items():
         timely = _is_time(variable)
-        plain = xr.Variable(variable.dims, variable.values, variable.attrs)  # without encoding
-        encoded = xr.conventions.encode_cf_variable(plain, name=str(name)) if timely else plain
+        bare = xr.Variable(variable.dims, variable.values, variable.attrs)  # without encoding
+        encoded = xr.conventions.encode_cf_variable(bare, name=str(name)) if timely else bare
         values = np.asarray(encoded.values)
-        entry: dict[str, Any] = {"dims": [str(d) for d in variable.dims], "attrs": _plain(encoded.attrs)}
+        entry: dict[str, Any] = {"dims": [str(d) for d in variable.dims], "attrs": plain(encoded.attrs)}
         if values.dtype.kind in "OSU":
             entry["text"] = values.astype(str).tolist()
         else:
-            entry["time"] = timely
+            entry["time"] = ("cftime" if variable.dtype == object else "numpy") if timely else None
             native = values.astype(values.dtype.newbyteorder("="))  # netCDF-3 is big-endian
             tensors[f"{prefix}{name}"] = torch.from_numpy(np.ascontiguousarray(native).copy())
         header[str(name)] = entry
@@ -53,17 +53,19 @@ def dataset_from_tensors(tensors: dict[str, torch.Tensor], header: dict[str, Any
         values = np.asarray(entry["text"]) if "text" in entry else tensors[f"{prefix}{name}"].numpy()
         variable = xr.Variable(entry["dims"], values, entry["attrs"])
         if entry.get("time"):
-            variable = xr.conventions.decode_cf_variable(name, variable).load()
+            coder = xr.coders.CFDatetimeCoder(use_cftime=entry["time"] == "cftime")
+            variable = xr.conventions.decode_cf_variable(name, variable, decode_times=coder).load()
             variable.encoding = {}
         variables[name] = variable
     return xr.Dataset(variables)
 
 
-def _plain(attrs: dict[Any, Any]) -> dict[str, Any]:
-    """Return attributes as JSON can hold them."""
-    plain = {}
-    for name, value in attrs.items():
-        if isinstance(value, (np.ndarray, np.generic)):
-            value = value.tolist()
-        plain[str(name)] = value if isinstance(value, (str, int, float, bool, list, type(None))) else str(value)
-    return plain
+def plain(value: Any) -> Any:
+    """Return attributes, settings or records as JSON can hold them: numpy's numbers as Python's, others as text."""
+    if isinstance(value, dict):
+        return {str(name): plain(item) for name, item in value.items()}
+    if isinstance(value, (np.ndarray, np.generic)):
+        return plain(value.tolist())
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)

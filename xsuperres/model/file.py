@@ -24,7 +24,7 @@ from xsuperres.fields.baselines import LinearBaselines, Scaling
 from xsuperres.fields.grid import grid_of
 from xsuperres.fields.static import StaticScaling
 from xsuperres.model.artefact import SRModel, TrainingRecord, Variable
-from xsuperres.model.datasets import dataset_from_tensors, dataset_to_tensors
+from xsuperres.model.datasets import dataset_from_tensors, dataset_to_tensors, plain
 from xsuperres.model.table import remember
 from xsuperres.nn.network import NetworkSpec, build_network
 
@@ -52,8 +52,10 @@ def save_model(model: SRModel, path: str | os.PathLike[str]) -> None:
             os.fsync(stream.fileno())
         beside.chmod(0o666 & ~_umask())
         beside.replace(target)
-    except OSError as error:
+    except BaseException as error:
         beside.unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
         raise ModelFileError(f"Cannot write the model to {str(target)!r}: {error}; nothing was changed.") from error
 
 
@@ -107,14 +109,17 @@ def model_from_bytes(data: bytes, *, source: str = "bytes") -> SRModel:
         header = json.loads(metadata[_KEY])
         if not isinstance(header, dict):
             raise TypeError("the header is not a mapping")
-    except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModelFileError(
             f"{source!r} is not an xsuperres model, or is damaged at its beginning; expected a file written by "
             "model.save(path)."
         ) from error
-    if header.get("format", 0) > FORMAT_VERSION:
+    version = header.get("format")
+    if isinstance(version, bool) or not isinstance(version, int) or version < 1:
+        raise ModelFileError(f"{source!r} is damaged: its format is {version!r}, expected a whole number from 1.")
+    if version > FORMAT_VERSION:
         raise ModelFileError(
-            f"{source!r} has model format {header['format']}, this version reads up to {FORMAT_VERSION}; "
+            f"{source!r} has model format {version}, this version reads up to {FORMAT_VERSION}; "
             f"upgrade xsuperres (written by {header.get('package')})."
         )
     try:
@@ -144,8 +149,6 @@ def _digest(tensors: dict[str, torch.Tensor], header: dict[str, Any]) -> str:
 
 
 def _parts(model: SRModel) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    from xsuperres._version import __version__
-
     arrays = {name: getattr(model.baselines, name) for name in _baseline_arrays()}
     if model.fine_mask is not None:
         arrays["fine_mask"] = model.fine_mask
@@ -157,14 +160,14 @@ def _parts(model: SRModel) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     static, static_header = dataset_to_tensors(model.static, "static.")
     header = {
         "format": FORMAT_VERSION,
-        "package": f"xsuperres {__version__}",
+        "package": f"xsuperres {model.training.versions.get('xsuperres', '')}".strip(),
         "spec": asdict(model.spec),
-        "variable": asdict(model.variable),
+        "variable": plain(asdict(model.variable)),
         "scaling": asdict(model.scaling),
         "residual_sd": model.baselines.residual_sd,
         "static_scaling": asdict(model.static_scaling),
         "data": asdict(model.data),
-        "training": asdict(model.training),
+        "training": plain(asdict(model.training)),
         "origin": model.origin,
         "dims": list(model.grid.dims),
         "halo": model.halo,

@@ -17,7 +17,7 @@ def _rows(model: SRModel) -> list[tuple[str, str]]:
     domain = "fixed domain" if model.fixed_domain else "open domain (applies elsewhere, given static fields)"
     period = " to ".join(training.period) if training.period else "no time"
     rows = [
-        ("variable", f"{variable.long_name or variable.standard_name or variable.name}{units}"),
+        ("variable", f"{variable.long_name or variable.standard_name or variable.name or 'without a name'}{units}"),
         ("scale", f"x{model.scale}, halo {model.halo} coarse cells"),
         ("network", f"{spec.backbone} backbone, {spec.upsampling} upsampling, {parameters:,} parameters"),
         ("grid", f"{model.grid.describe()}; {domain}"),

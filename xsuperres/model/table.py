@@ -10,7 +10,7 @@ import threading
 import weakref
 from collections import deque
 
-from xsuperres.errors import NoModelError
+from xsuperres.errors import ConfigError, NoModelError
 from xsuperres.model.artefact import SRModel
 
 __all__ = ["activate", "active_model", "active_models", "deactivate", "known_model", "remember"]
@@ -27,8 +27,8 @@ def remember(model: SRModel) -> SRModel:
     """Make `model` known by its digest for as long as it lives, or is among the last few."""
     digest = model.digest
     with _LOCK:
-        _KNOWN[digest] = model
-        if model not in _LATEST:
+        _KNOWN.setdefault(digest, model)  # an equal model that lives on is as good
+        if all(known is not model for known in _LATEST):
             _LATEST.append(model)
     return model
 
@@ -51,13 +51,16 @@ def activate(model: SRModel) -> SRModel:
     SRModel
         The same model.
     """
+    if not isinstance(model, SRModel):
+        raise ConfigError(f"Expected an SRModel, from fit or load_model, got {type(model).__name__}.")
     key = (model.variable.name, model.scale)
+    remember(model)  # before it enters the table: a model that cannot be digested is refused
     with _LOCK:
         replaced = _ACTIVE.get(key)
         _ACTIVE[key] = model
     if replaced is not None and replaced.digest != model.digest:
         logger.info("Model %s for %r at scale %d replaces %s.", model.digest[:8], *key, replaced.digest[:8])
-    return remember(model)
+    return model
 
 
 def active_models() -> dict[Key, SRModel]:

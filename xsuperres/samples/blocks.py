@@ -19,6 +19,7 @@ from xsuperres.fields.grid import Grid
 from xsuperres.fields.resample import coarsen_array, interpolate_array
 from xsuperres.samples.holdout import leading_dim
 from xsuperres.samples.readers import Block
+from xsuperres.tiles import split
 
 __all__ = ["FieldBlocks", "Fields"]
 
@@ -48,7 +49,6 @@ class FieldBlocks:
     """
 
     def __init__(self, da: xr.DataArray, grid: Grid, scale: int, config: DataConfig, memory_budget: int) -> None:
-        grid.coarsen(scale)  # says what to crop if it does not divide
         lead = leading_dim(da, grid)
         values = grid.canonical(da)
         self.values = values if lead is None else values.transpose(lead, ...)
@@ -65,7 +65,7 @@ class FieldBlocks:
         largest = max(1, steps_in_memory // 3)  # one in use, one being read, one being made
         chunks = self.values.chunks[0] if is_lazy(self.values) and self.values.chunks else (1,) * count
         slices, start, stop = [], 0, 0
-        for size in chunks:
+        for size in (part for chunk in chunks for part in split(chunk, largest)):
             if stop - start and stop + size - start > largest:
                 slices.append(slice(start, stop))
                 start = stop

@@ -63,8 +63,9 @@ def hold_out(da: xr.DataArray, grid: Grid, validation: Any, *, scale: int, halo:
     """
     dim = leading_dim(da, grid)
     count = int(da.sizes[dim]) if dim else 1
-    if count == 0:
-        raise DataError(f"Dimension {dim!r} has length 0: there is nothing to train on; check the selection.")
+    empty = [str(name) for name, size in da.sizes.items() if size == 0]
+    if empty:
+        raise DataError(f"Dimension {empty[0]!r} has length 0: there is nothing to train on; check the selection.")
     every, ones = np.ones(count, bool), np.ones(grid.shape)
     fields = int(np.prod([da.sizes[d] for d in da.dims if d not in (*grid.dims, dim)], dtype=int))
     if isinstance(validation, str):
@@ -81,8 +82,9 @@ def hold_out(da: xr.DataArray, grid: Grid, validation: Any, *, scale: int, halo:
     chosen, kind = _times(da, dim, count, validation)
     if not chosen.any() or chosen.all():
         raise DataError(
-            f"validation={validation!r} holds out {int(chosen.sum())} of {count} steps along {dim!r}; use another "
-            "period or fraction, validation='space', or validation=None."
+            f"validation={validation!r} holds out {int(chosen.sum())} of {count} "
+            + (f"steps along {dim!r}" if dim else "fields, for there is no time dimension")
+            + "; use another period or fraction, validation='space', or validation=None."
         )
     return Holdout(np.repeat(~chosen, fields), np.repeat(chosen, fields), ones, ones, kind)
 
@@ -91,9 +93,12 @@ def _times(da: xr.DataArray, dim: str | None, count: int, validation: Any) -> tu
     if isinstance(validation, slice):
         if dim is None or dim not in da.coords:
             raise ConfigError(f"validation={validation!r} needs a time coordinate, the data have none.")
-        positions = xr.DataArray(np.arange(count), dims=[dim], coords={dim: da.coords[dim]})
+        positions = xr.DataArray(np.arange(count), dims=[dim], coords={dim: da.coords[dim].values}).sortby(dim)
         chosen = np.zeros(count, bool)
-        chosen[positions.sel({dim: validation}).values] = True
+        try:
+            chosen[positions.sel({dim: validation}).values] = True
+        except (TypeError, ValueError, KeyError) as error:
+            raise ConfigError(f"validation={validation!r} is no period of {dim!r}: {error}.") from error
         return chosen, f"period {validation.start} to {validation.stop}"
     if isinstance(validation, bool) or not isinstance(validation, (int, float)) or not 0 < validation < 1:
         raise ConfigError(

@@ -59,7 +59,7 @@ class WindowPlan:
         """How many windows of a field make an epoch: enough to cover its area once."""
         height, width = self.shape
         if self.patch is None:
-            return len(self.parts)
+            return len(self._full_starts())
         return max(1, round(self.rows * self.columns / (height * width)))
 
     def windows(self, fields: int, rng: np.random.Generator) -> np.ndarray:
@@ -75,7 +75,13 @@ class WindowPlan:
             start = -self.margin if self.patch is None else 0
             free = 1 if self.patch is None else self.columns
             return row, start + rng.integers(0, free, count)
-        starts = np.concatenate([np.arange(p.start, p.stop - width + 1) for p in self.parts])
         if self.patch is None:
-            return row, np.resize(starts, count)
+            return row, np.resize(self._full_starts(), count)
+        starts = np.concatenate([np.arange(p.start, p.stop - width + 1) for p in self.parts])
         return row, rng.choice(starts, count)
+
+    def _full_starts(self) -> np.ndarray:
+        """Return first columns of windows that together cover every part: side by side, the last one flush."""
+        width = self.shape[1] - 2 * self.margin
+        starts = [[*range(p.start, p.stop - width, width), p.stop - width] for p in self.parts]
+        return np.concatenate(starts)

@@ -19,7 +19,7 @@ from torch import Tensor
 from xsuperres.nn.network import Cells
 from xsuperres.samples.plan import WindowPlan
 
-__all__ = ["Batch", "Block", "Planes", "Reader"]
+__all__ = ["Batch", "Block", "Mirror", "Planes", "Reader"]
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,18 @@ class Batch:
         return Batch(move(self.coarse), fine, move(self.skip), move(self.target), move(self.weight), cells)
 
 
+@dataclass(frozen=True)
+class Mirror:
+    """Axes ("x", "y") along which samples are mirrored at random, and those along which that changes the sign.
+
+    `signed` is how many of the coarse channels have a sign: all but a mask.
+    """
+
+    flip: tuple[str, ...] = ()
+    sign: tuple[str, ...] = ()
+    signed: int | None = None
+
+
 class Reader:
     """Shuffled batches, epoch after epoch, the same for the same seed.
 
@@ -80,6 +92,8 @@ class Reader:
         Fine channels and weights.
     plan : WindowPlan
         The windows.
+    mirror : Mirror, optional
+        Random flips.
     """
 
     def __init__(
@@ -92,14 +106,13 @@ class Reader:
         scale: int,
         batch_size: int,
         seed: int,
-        flip: tuple[str, ...] = (),
-        flip_sign: tuple[str, ...] = (),
+        mirror: Mirror | None = None,
     ) -> None:
         self.load, self.counts, self.plan, self.scale = load, list(counts), plan, scale
         self.batch_size, self.seed = batch_size, seed
-        self.flip, self.flip_sign = flip, flip_sign
+        self.mirror = mirror or Mirror()
         self.planes = Planes(self._padded(planes.fine), self._padded(planes.weight[None]))
-        self.shared = plan.patch is None and len(plan.parts) == 1 and not flip
+        self.shared = plan.patch is None and len(plan.parts) == 1 and not self.mirror.flip
         self._kept: Block | None = None
 
     @property
@@ -164,14 +177,13 @@ class Reader:
 
     def _flipped(self, samples: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Mirror some samples along the axes of `flip`, all arrays alike."""
-        for name in self.flip:
+        for name in self.mirror.flip:
             axis, chosen = {"y": -2, "x": -1}[name], rng.random(len(samples["coarse"])) < 0.5
-            sign = -1.0 if name in self.flip_sign else 1.0
-            for key, values in samples.items():
-                turned = np.flip(values[chosen], axis)
-                values = values.copy()
-                values[chosen] = turned * sign if key in ("coarse", "skip", "target") else turned
-                samples[key] = values
+            for values in samples.values():
+                values[chosen] = np.flip(values[chosen], axis)
+            if name in self.mirror.sign:
+                for key in ("coarse", "skip", "target"):
+                    samples[key][chosen, : self.mirror.signed] *= -1
         return samples
 
     def _batch(self, samples: dict[str, np.ndarray], corner: tuple[np.ndarray, np.ndarray]) -> Batch:

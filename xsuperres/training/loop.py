@@ -5,6 +5,7 @@ Tensors only; what a step is, and how a network is validated, is handed in.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
 import math
@@ -72,7 +73,9 @@ def train(
     budget = Budget(config, reader.steps_per_epoch, clock)
     average = WeightAverage(network, config.averaging)
     keeper = _Keeper(average, validate, config, budget)
-    bar = tqdm(total=100, disable=not progress, desc="fit", bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}{postfix}")
+    bar = tqdm(
+        total=100, disable=not progress, desc="fit", bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}{postfix}"
+    )
     network.train()
     try:
         for batch in _endless(reader):
@@ -80,18 +83,21 @@ def train(
             if keeper.finished(share):
                 bar.update(100 - bar.n)
                 break
-            loss = step(batch.to(device), learning_rate(config, share))
+            rate = learning_rate(config, share)
+            keeper.count(step(batch.to(device), rate), rate)
             average.update()
-            keeper.count(loss)
             bar.update(math.floor(100 * share) - bar.n)
             if keeper.due(share):
-                bar.set_postfix_str(keeper.check(share))
+                bar.set_postfix_str(keeper.check())
+        keeper.finish()
     except KeyboardInterrupt:
         warnings.warn(
             f"Training was interrupted after {keeper.steps} steps; the best model so far is returned.",
             XSuperResWarning,
             stacklevel=3,
         )
+        with contextlib.suppress(KeyboardInterrupt):
+            keeper.finish()
     finally:
         bar.close()
     return keeper.result()
@@ -111,30 +117,30 @@ class _Keeper:
         self, average: WeightAverage, validate: Validate | None, config: OptimizationConfig, budget: Budget
     ) -> None:
         self.average, self.validate, self.config, self.budget = average, validate, config, budget
-        self.steps, self.checks, self.stale = 0, 0, 0
+        self.steps, self.mark, self.stale, self.rate = 0, 0, 0, 0.0
         self.losses: list[Tensor] = []
         self.best: dict[str, float] = {}
         self.best_state: dict[str, Any] | None = None
         self.history: dict[str, list[float]] = {}
 
-    def count(self, loss: Tensor) -> None:
-        self.steps += 1
+    def count(self, loss: Tensor, rate: float) -> None:
+        """Count a step with its loss and learning rate."""
+        self.steps, self.rate = self.steps + 1, rate
         self.losses.append(loss)
 
     def due(self, share: float) -> bool:
-        """Return whether a validation is due: evenly over the budget."""
-        if self.budget.max_steps and not self.budget.started:
-            every = max(1, self.budget.max_steps // self.config.validations)
-            return self.steps % every == 0
-        return share >= (self.checks + 1) / self.config.validations
+        """Return whether a validation is due: evenly over the budget, the last one at its end."""
+        wanted, limit = self.config.validations, self.budget.max_steps
+        mark = self.steps * wanted // limit if limit and not self.budget.started else int(share * wanted)
+        passed, self.mark = mark > self.mark, mark
+        return passed
 
     def finished(self, share: float) -> bool:
         patient = self.config.patience is None or self.stale < self.config.patience
         return share >= 1.0 or not patient
 
-    def check(self, share: float) -> str:
+    def check(self) -> str:
         """Validate the average, remember it if it is the best, and return a line for the progress bar."""
-        self.checks += 1
         loss = float(torch.stack(self.losses).mean()) if self.losses else math.nan
         self.losses.clear()
         if not math.isfinite(loss):
@@ -142,18 +148,14 @@ class _Keeper:
                 f"The loss became {loss} after {self.steps} steps; use a smaller learning_rate than "
                 f"{self.config.learning_rate} or check the data for extreme values."
             )
-        rate = learning_rate(self.config, share)
-        entry = {
-            "step": self.steps,
-            "seconds": self.budget.clock.wall_seconds(),
-            "loss": loss,
-            "learning_rate": rate,
-        }
+        seconds = self.budget.clock.wall_seconds()
+        entry = {"step": self.steps, "seconds": seconds, "loss": loss, "learning_rate": self.rate}
         line = f"loss {loss:.4f}"
         if self.validate is not None:
             score = self._validated()
             entry |= score
-            line += f", validation {score['rmse']:.4g} ({score['ratio_to_bicubic']:.3f} of bicubic)"
+            line += f", validation {score['rmse']:.4g}"
+            line += f" ({score['ratio_to_bicubic']:.3f} of bicubic)" if "ratio_to_bicubic" in score else ""
         for name, value in entry.items():
             self.history.setdefault(name, []).append(value)
         return line
@@ -163,16 +165,20 @@ class _Keeper:
         before = self.budget.clock.cpu_seconds()
         score = self.validate(self.average.average)
         self.budget.reserve = 1.3 * (self.budget.clock.cpu_seconds() - before)
-        if not self.best or score["rmse"] < self.best["rmse"]:
+        if score["rmse"] < self.best.get("rmse", math.inf):
             self.best, self.stale = score, 0
             self.best_state = copy.deepcopy(self.average.average.state_dict())
         else:
             self.stale += 1
         return score
 
-    def result(self) -> Trained:
+    def finish(self) -> None:
+        """Validate what came after the last validation."""
         if self.losses:
-            self.check(1.0)
+            self.check()
+
+    def result(self) -> Trained:
+        """Return the best network, or the last average without validation."""
         if self.steps == 0:
             raise TrainingError("Training ended before its first step; give it a larger budget.")
         network = self.average.average

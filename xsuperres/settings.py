@@ -1,0 +1,84 @@
+"""The settings of one `fit`, resolved and checked before any data are read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from numbers import Integral
+from typing import Any
+
+from xsuperres.config import DataConfig, NetworkConfig, OptimizationConfig, SamplingConfig, check_choice, resolve
+from xsuperres.errors import ConfigError
+from xsuperres.fields.grid import check_scale
+from xsuperres.inference.workers import choose_device
+from xsuperres.nn.backbones import BACKBONES
+from xsuperres.nn.blocks import ACTIVATIONS
+from xsuperres.nn.losses import LOSSES
+from xsuperres.nn.upsamplers import UPSAMPLERS
+
+__all__ = ["FitSettings"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitSettings:
+    """All settings of one `fit`; see `SuperResolutionAccessor.fit` for what each means."""
+
+    scale: int
+    backbone: str
+    upsampling: str
+    network: NetworkConfig
+    data: DataConfig
+    sampling: SamplingConfig
+    optimization: OptimizationConfig
+    validation: Any
+    seed: int
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> FitSettings:
+        """Return the settings from what the user gave: names and aliases, dicts, numbers of any type.
+
+        Raises
+        ------
+        ConfigError, UnknownNameError, GridError
+            If a name is unknown, a number out of range, or settings contradict each other.
+        """
+        check_choice("training", given["training"], ("supervised",))
+        settings = cls(
+            scale=check_scale(given["scale"]),
+            backbone=BACKBONES.canonical(given["backbone"]),
+            upsampling=UPSAMPLERS.canonical(given["upsampling"]),
+            network=resolve(NetworkConfig, given["network"]),
+            data=resolve(DataConfig, given["data"]),
+            sampling=resolve(SamplingConfig, given["sampling"]),
+            optimization=resolve(OptimizationConfig, given["optimization"]),
+            validation=given["validation"],
+            seed=_seed(given["seed"]),
+        )
+        ACTIVATIONS.canonical(settings.network.activation)
+        LOSSES.canonical(settings.optimization.loss)
+        choose_device(settings.optimization.device)
+        return settings._with_domain()
+
+    def _with_domain(self) -> FitSettings:
+        """Decide what "auto" means, and refuse what a fixed or an open domain cannot have."""
+        in_space = isinstance(self.validation, str) and self.validation == "space"
+        domain = self.data.domain
+        if domain == "auto":
+            domain = "open" if in_space else "fixed"
+        if domain == "fixed" and in_space:
+            raise ConfigError(
+                "validation='space' holds out cells that a model for a fixed domain must learn; leave "
+                "data={'domain': ...} out, or validate in time."
+            )
+        if self.network.location_features and (domain == "open" or self.sampling.flip):
+            raise ConfigError(
+                "location_features learn fields of a fixed domain: they go with data={'domain': 'fixed'} and "
+                f"without flips, got domain={domain!r}, flip={self.sampling.flip}."
+            )
+        return replace(self, data=replace(self.data, domain=domain))
+
+
+def _seed(seed: Any) -> int:
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or seed < 0:
+        raise ConfigError(f"seed must be a whole number of at least 0, got {seed!r}.")
+    return int(seed)
