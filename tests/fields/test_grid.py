@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 import xsuperres as xsr
 from xsuperres.errors import GridError
-from xsuperres.fields.axes import find_axes
-from xsuperres.fields.grid import check_scale, grid_of
+from xsuperres.fields.grid import check_scale, find_axes, grid_of
 from xsuperres.testing import toy_field
 
 

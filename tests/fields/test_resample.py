@@ -225,7 +225,7 @@ def test_like_on_uneven_latitudes():
 def test_like_on_another_grid_is_refused(shift):
     fine = toy_field(time=1, y=24, x=32)
     other = fine.assign_coords(lon=fine.lon + shift)
-    with pytest.raises(GridError, match="`like` does not hold the grid of scale=4"):
+    with pytest.raises(GridError, match="`like` lies on another grid"):
         fine.sr.coarsen(4).sr.interpolate(4, like=other)
 
 

@@ -139,8 +139,8 @@ def fine_like(
     location = _groups(fine, coarse, scale) or fine.locate(coarse.refine(scale))
     if location is None:
         raise error(
-            f"{what} lies on another grid, or covers only a part: expected cells of {coarse.refine(scale).describe()}, "
-            f"or more of the same, got {fine.describe()}."
+            f"{what} lies on another grid, or covers only a part: expected cells of "
+            f"{coarse.refine(scale).describe()} (scale={scale}), or more of the same, got {fine.describe()}."
         )
     return fine.crop(location)
 

@@ -70,7 +70,7 @@ class SRModel:
     static : xr.Dataset
         Static fields on that grid, (y, x).
     fine_mask : ndarray of bool (y, x) or None
-        Fine cells that are valid at least once in the training target, where some never are.
+        Fine cells that were trained on at least once (target and coarse cell valid), where some never were.
     """
 
     spec: NetworkSpec

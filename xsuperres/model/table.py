@@ -18,7 +18,7 @@ __all__ = ["activate", "active_model", "active_models", "deactivate", "known_mod
 logger = logging.getLogger(__name__)
 Key = tuple[str | None, int]
 _ACTIVE: dict[Key, SRModel] = {}
-_KNOWN: weakref.WeakValueDictionary[str, SRModel] = weakref.WeakValueDictionary()
+_KNOWN: dict[str, list[weakref.ref[SRModel]]] = {}  # equal models, the latest last
 _LATEST: deque[SRModel] = deque(maxlen=8)  # so that a model loaded from a path outlives the call that used it
 _LOCK = threading.Lock()
 
@@ -27,7 +27,8 @@ def remember(model: SRModel) -> SRModel:
     """Make `model` known by its digest for as long as it lives, or is among the last few."""
     digest = model.digest
     with _LOCK:
-        _KNOWN.setdefault(digest, model)  # an equal model that lives on is as good
+        twins = [ref for ref in _KNOWN.get(digest, []) if ref() not in (None, model)]
+        _KNOWN[digest] = [*twins, weakref.ref(model)]
         if all(known is not model for known in _LATEST):
             _LATEST.append(model)
     return model
@@ -35,7 +36,11 @@ def remember(model: SRModel) -> SRModel:
 
 def known_model(digest: str) -> SRModel | None:
     """Return the model of that digest if it is loaded in this process."""
-    return _KNOWN.get(digest)
+    with _LOCK:
+        living = [model for ref in _KNOWN.get(digest, []) if (model := ref()) is not None]
+        if not living:
+            _KNOWN.pop(digest, None)
+        return living[-1] if living else None
 
 
 def activate(model: SRModel) -> SRModel:
