@@ -100,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, object]:
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m xsuperres.demo", description=__doc__.splitlines()[0])
     parser.add_argument("--output", default="demo_output", help="folder to write to")
-    parser.add_argument("--steps", type=int, default=1200, help="training steps")
+    parser.add_argument("--steps", type=int, default=900, help="training steps")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser.parse_args(argv)

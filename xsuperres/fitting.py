@@ -93,15 +93,15 @@ def _material(da: xr.DataArray, settings: FitSettings, static: StaticLike | None
 
 def _check_vector(da: xr.DataArray, sampling: SamplingConfig) -> None:
     """Refuse flips of vector components unless their sign is flipped along their own axis."""
-    name = str(da.attrs.get("standard_name", ""))
+    name, short = str(da.attrs.get("standard_name", "")), str(da.name).lower()
     along = {
-        "x": "eastward" in name or name.startswith("x_"),
-        "y": "northward" in name or name.startswith("y_"),
+        "x": "eastward" in name or name.startswith("x_") or short in ("u", "ua", "uas", "u10", "u10m"),
+        "y": "northward" in name or name.startswith("y_") or short in ("v", "va", "vas", "v10", "v10m"),
     }
     for axis in sampling.flip:
         if along[axis] and axis not in sampling.flip_sign:
             raise ConfigError(
-                f"{name!r} is a vector component along {axis}: mirroring must change its sign; add "
+                f"{name or short!r} is a vector component along {axis}: mirroring must change its sign; add "
                 f"flip_sign=({axis!r},) to sampling, or leave flips off."
             )
 

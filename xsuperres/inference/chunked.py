@@ -47,7 +47,7 @@ class Tile:
         rows = np.asarray(self.rows)[origin[-2] + np.arange(ny)]
         columns = np.asarray(self.columns)[(origin[-1] + np.arange(nx)) % len(self.columns)]
         with admitted():
-            prepared = prepared_model(self.reference, self.device)
+            prepared = prepared_model(self.reference, choose_device(self.device))  # the worker's own
             fine = apply(
                 prepared,
                 block.reshape(-1, ny, nx),
@@ -73,6 +73,7 @@ def downscale(
         raise ConfigError(f"mask must be 'input', 'model' or None, got {mask!r}.")
     if batch_size is not None and (not isinstance(batch_size, Integral) or batch_size < 1):
         raise ConfigError(f"batch_size must be a whole number of at least 1, got {batch_size!r}.")
+    choose_device(device)
     check_values(da)
     check_units(da, model.variable.units, what="downscale")
     check_variable(da, model.variable.name, model.variable.standard_name)
@@ -85,7 +86,7 @@ def downscale(
         refer(bound, to_file=lazy),
         tuple(location.rows.tolist()),
         tuple(location.columns.tolist()),
-        choose_device(device),
+        device,
         batch_size,
         mask is not None,
     )
