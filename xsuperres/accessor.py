@@ -48,6 +48,8 @@ class SuperResolutionAccessor:
     ) -> SRModel:
         """Train a super-resolution network on this fine field, which is coarsened inside (perfect prognosis).
 
+        Dask-backed data are read block by block, in memory up to ``sampling.memory_budget``.
+
         Parameters
         ----------
         scale : int
@@ -85,10 +87,6 @@ class SuperResolutionAccessor:
         XSuperResError
             With what was expected, what came and what to do; see `xsuperres.errors`.
 
-        Notes
-        -----
-        Dask-backed data are read block by block, in memory up to ``sampling.memory_budget``.
-
         Examples
         --------
         >>> import xsuperres as xsr
@@ -97,6 +95,9 @@ class SuperResolutionAccessor:
         >>> model.scale, model.training.steps
         (2, 3)
         """
+        from xsuperres.training.budget import Clock
+
+        clock = Clock()  # before the heavy imports: budgets in seconds mean the whole call
         from xsuperres.fitting import fit
         from xsuperres.model.file import load_model
         from xsuperres.settings import FitSettings
@@ -105,7 +106,7 @@ class SuperResolutionAccessor:
         ways = {"data": data, "sampling": sampling, "optimization": optimization, "validation": validation}
         start = load_model(init) if isinstance(init, (str, os.PathLike)) else init
         settings = FitSettings.of({"scale": scale, "seed": seed, **parts, **ways})
-        return fit(self._da, settings, static=static, init=start, activate=activate, progress=progress)
+        return fit(self._da, settings, static=static, init=start, activate=activate, progress=progress, clock=clock)
 
     def downscale(
         self,

@@ -65,9 +65,10 @@ def fit(
     init: SRModel | None = None,
     activate: bool = True,
     progress: bool = True,
+    clock: Clock | None = None,
 ) -> SRModel:
     """Train a model on `da`, which is fine and coarsened inside; see `SuperResolutionAccessor.fit`."""
-    clock = Clock()
+    clock = clock or Clock()
     material = _material(da, settings, static)
     model = _untrained(material, settings)
     if init is not None:

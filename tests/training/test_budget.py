@@ -48,17 +48,17 @@ def test_without_limits_there_is_a_default():
 
 @pytest.mark.parametrize("kind", ["wall", "cpu"])
 def test_seconds_are_those_of_the_whole_of_fit(kind):
-    """Preparing took 20 of 100 seconds; 80 are left for training."""
+    """Preparing took 20 of 100 seconds, 1 is kept in reserve; 79 are left for training."""
     name = {"wall": "max_seconds", "cpu": "max_cpu_seconds"}[kind]
     clock = HandClock(**{kind: 20.0})
     used = budget(clock, **{name: 100.0})
     assert used.max_steps is None, "the default number of steps is for no limit at all"
     assert used.progress(10**6) == 0.0
     shares = []
-    for seconds in (40.0, 60.0, 99.0, 100.0, 130.0):
+    for seconds in (40.0, 60.0, 98.0, 99.0, 130.0):
         setattr(clock, kind, seconds)
         shares.append(used.progress(3))
-    assert shares == pytest.approx([0.25, 0.5, 79 / 80, 1.0, 1.0])
+    assert shares == pytest.approx([20 / 79, 40 / 79, 78 / 79, 1.0, 1.0])
     assert shares[2] < 1.0
 
 
@@ -90,10 +90,10 @@ def test_the_first_limit_that_is_reached_ends_training():
     clock = HandClock()
     used = budget(clock, max_steps=100, max_seconds=10.0, max_cpu_seconds=20.0)
     clock.wall, clock.cpu = 5.0, 2.0
-    assert used.progress(10) == 0.5
+    assert used.progress(10) == pytest.approx(5 / 9.9)
     assert used.progress(80) == 0.8
     clock.cpu = 19.0
-    assert used.progress(10) == pytest.approx(0.95)
+    assert used.progress(10) == pytest.approx(19 / 19.8)
 
 
 def test_the_clock_counts_from_when_it_was_made():

@@ -27,6 +27,9 @@ class Clock:
         return time.process_time() - self.cpu
 
 
+_MARGIN = 0.01  # of a limit in seconds, for what cannot be foreseen
+
+
 class Budget:
     """The share of the budget that is used, and when to stop.
 
@@ -63,7 +66,8 @@ class Budget:
         """Return the share of the budget that is used after `step` steps, 0 to 1; 1 means stop."""
         shares = [step / self.max_steps] if self.max_steps else []
         for (used, limit), (before, _) in zip(self._seconds_used(), self.started, strict=True):
-            room = max(limit - before - self.reserve, 1e-9)
+            margin = self.reserve + _MARGIN * limit
+            room = max(limit - before - margin, 1e-9)
             shares.append((used - before) / room)
         return min(1.0, max(shares))
 
