@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint docs-check clean
+.PHONY: demo test lint clean
 
 demo: $(STAMP)
 	$(BIN)/python -m xsuperres.demo

@@ -27,7 +27,8 @@ def main(argv: list[str] | None = None) -> dict[str, object]:
     arguments = parse(argv)
     torch.set_num_threads(arguments.threads)
     da = load(arguments.data, arguments.variable, arguments.static)
-    record = run(da, arguments.scale, arguments.split, arguments.budget_seconds, seed=arguments.seed)
+    settings = {} if arguments.static is None else {"static": arguments.static}
+    record = run(da, arguments.scale, arguments.split, arguments.budget_seconds, seed=arguments.seed, **settings)
     text = json.dumps(record, indent=2)
     if arguments.json:
         Path(arguments.json).write_text(text + "\n")

@@ -247,3 +247,10 @@ def test_cftime_and_calendar_pass_through():
     got = fine.sr.coarsen(2).sr.interpolate(2)
     xr.testing.assert_identical(got.time, fine.time)
     assert got.time.dt.calendar == "360_day"
+
+
+def test_what_is_made_from_a_downscaled_field_does_not_bear_its_model():
+    """Else bicubic of it would be scored as the network."""
+    field = toy_field(time=1, y=8, x=8).assign_attrs(xsuperres_model="0" * 64, xsuperres_scale=2)
+    for made in (field.sr.coarsen(2), field.sr.interpolate(2)):
+        assert not [name for name in made.attrs if name.startswith("xsuperres")]

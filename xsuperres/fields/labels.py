@@ -23,9 +23,11 @@ def attach(
     """Return `data` (canonical, on grid `target`) as a DataArray like `source`, which lies on `grid`.
 
     Kept: name, attributes, coordinates that do not lie on the horizontal grid, orientation and order of dims.
-    Replaced: horizontal coordinates, by those of `target`. Dropped: encodings of packing and chunks.
+    Replaced: horizontal coordinates, by those of `target`. Dropped: encodings of packing and chunks, and the digest of
+    a model that made the source.
     """
-    out = xr.DataArray(data, dims=dims, name=source.name, attrs=dict(source.attrs))
+    attrs = {name: value for name, value in source.attrs.items() if not str(name).startswith("xsuperres_")}
+    out = xr.DataArray(data, dims=dims, name=source.name, attrs=attrs)
     kept = {
         name: coordinate.variable
         for name, coordinate in source.coords.items()

@@ -120,7 +120,7 @@ class FieldBlocks:
                 skip = skip + channels.correction.astype(np.float32)
         target = (fields.target[chosen] - np.float32(channels.mean)) / np.float32(channels.sd)
         skip = skip / np.float32(channels.sd)
-        missing = ~np.isfinite(skip)
+        missing = ~np.isfinite(fields.bicubic[chosen])  # the coarse cell is, whatever the skip
         return Block(
             self._shown(fields.coarse[chosen], channels),
             np.where(missing, 0, skip)[:, None].astype(np.float32),
