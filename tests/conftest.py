@@ -294,3 +294,9 @@ def rotated_field() -> xr.DataArray:
 def grid():
     """Return `grid_of`."""
     return grid_of
+
+
+@pytest.fixture
+def toy(make_model):
+    """Return a model with random weights beside its fine and coarse fields."""
+    return make_model()

@@ -31,11 +31,6 @@ def empty_table():
 
 
 @pytest.fixture
-def toy(make_model):
-    return make_model()
-
-
-@pytest.fixture
 def fine() -> xr.DataArray:
     return toy_field(time=3, y=16, x=20)
 

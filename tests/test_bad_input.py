@@ -62,11 +62,6 @@ def refused(error: type[XSuperResError], builtin: type[Exception], *words: str) 
 
 
 @pytest.fixture
-def toy(make_model):
-    return make_model()
-
-
-@pytest.fixture
 def fine() -> xr.DataArray:
     return toy_field(time=3, y=12, x=16)
 

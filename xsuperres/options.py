@@ -76,5 +76,6 @@ def cache_folder() -> Path:
     named = current_options().cache_dir or os.environ.get("XSUPERRES_CACHE")
     if named:
         return Path(named).expanduser().absolute()
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "xsuperres"
+    import pooch
+
+    return Path(pooch.os_cache("xsuperres"))

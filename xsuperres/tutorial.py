@@ -17,10 +17,10 @@ from pathlib import Path
 import xarray as xr
 
 from xsuperres.errors import TutorialDataError, unknown_name
+from xsuperres.options import cache_folder
 
 __all__ = ["RemoteFile", "list_datasets", "open_dataset"]
 
-CACHE_VARIABLE = "XSUPERRES_CACHE"
 
 EMBEDDED = {
     "era5_global_1deg": ("ERA5, global, 1 degree, 24 steps in March 2026: tas, pr, psl, uas, vas (embedded)"),
@@ -129,7 +129,9 @@ def open_dataset(
     if name in EMBEDDED:
         path = _embedded_path(name)
     else:
-        path = _fetch(name, REMOTE[name], _cache_folder(cache_dir), progressbar=progressbar)
+        path = _fetch(
+            name, REMOTE[name], Path(cache_dir).expanduser() if cache_dir else cache_folder(), progressbar=progressbar
+        )
     return _tidy(xr.open_dataset(path, engine="h5netcdf"))
 
 
@@ -141,15 +143,6 @@ def _embedded_path(name: str) -> Path:
             f"The embedded data set {name!r} should be at {path}, which is not a file. Reinstall xsuperres, unzipped."
         )
     return path
-
-
-def _cache_folder(cache_dir: str | os.PathLike[str] | None) -> Path:
-    chosen = cache_dir or os.environ.get(CACHE_VARIABLE)
-    if chosen:
-        return Path(chosen).expanduser()
-    import pooch
-
-    return Path(pooch.os_cache("xsuperres"))
 
 
 def _fetch(name: str, remote: RemoteFile, folder: Path, *, progressbar: bool) -> Path:

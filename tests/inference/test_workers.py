@@ -274,8 +274,6 @@ def test_a_gpu_too_many(monkeypatch):
 @pytest.mark.parametrize("device", ["mps", "xpu", "meta"])
 def test_other_devices_that_torch_knows_by_name_only(device):
     """`torch.device` accepts them on any machine; the error must not come from the depth of a task."""
-    if device != "meta" and getattr(torch, device).is_available():
-        pytest.skip(f"this machine has {device}")
     with pytest.raises(ConfigError):
         choose_device(device)
 

@@ -17,7 +17,6 @@ import xarray as xr
 from xsuperres.errors import StaticFieldError, XSuperResWarning
 from xsuperres.fields.grid import Grid, grid_of
 from xsuperres.fields.resample import coarsen_array, interpolate_array
-from xsuperres.fields.sphere import lonlat_names
 
 __all__ = [
     "ELEVATION",
@@ -250,8 +249,3 @@ def static_channels(static: xr.Dataset, anomaly: np.ndarray, scaling: StaticScal
     columns = [np.asarray(v)[:, None, None] for v in (scaling.mean, scaling.sd, scaling.anomaly_sd)]
     mean, sd, anomaly_sd = columns
     return np.concatenate([anomaly / anomaly_sd, (fields - mean) / sd]).astype(np.float32)
-
-
-def is_lonlat(coords: xr.Dataset, dims: tuple[str, str], name: str) -> bool:
-    """Return whether `name` is the grid's 2-D longitude or latitude."""
-    return name in (lonlat_names(coords, dims) or ())

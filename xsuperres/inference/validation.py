@@ -51,7 +51,7 @@ class Validator:
         self.rows, self.columns = (_extent(weight.sum(axis=axis), model.scale) for axis in (1, 0))
         self.window = tuple(slice(s.start * model.scale, s.stop * model.scale) for s in (self.rows, self.columns))
         self.weight = weight[self.window]
-        kept = int(chosen.sum()) * weight.size * 8 <= keep
+        kept = int(chosen.sum()) * self.weight.size * 8 <= keep
         self.kept = [self._read(index, part) for index, part in self.held] if kept else None
         self.baseline = self._baseline()
 
