@@ -12,10 +12,11 @@ import argparse
 import itertools
 import json
 import statistics
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 import torch
+import tqdm
 from skill import load, run
 
 SPLITS = {
@@ -71,15 +72,27 @@ def main() -> None:
         for split in SPLITS
         for seed in range(arguments.seeds)
     ]
-    with ProcessPoolExecutor(arguments.workers, max_tasks_per_child=1) as pool:
-        records = list(zip(cases, pool.map(one, cases), strict=True))
-    rows = [{"case": c[0], "split": c[1], "seed": c[2], **record} for c, record in records]
-    if arguments.json:
-        Path(arguments.json).write_text(json.dumps(rows, indent=1) + "\n")
+    rows = measure(cases, arguments.workers, arguments.json)
     text = table(rows, arguments.budget_seconds)
     if arguments.markdown:
         Path(arguments.markdown).write_text(text)
     print(text)
+
+
+def measure(cases: list[tuple[str, str, int, float]], workers: int, path: str | None) -> list[dict]:
+    """Run every case, each in a process of its own; what `path` already holds is not run again."""
+    kept = json.loads(Path(path).read_text()) if path and Path(path).exists() else []
+    found = {(row["case"], row["split"], row["seed"], row["budget"]): row for row in kept}
+    left = [case for case in cases if case not in found]
+    with ProcessPoolExecutor(workers, max_tasks_per_child=1) as pool:
+        pending = {pool.submit(one, case): case for case in left}
+        for future in tqdm.tqdm(as_completed(pending), total=len(pending), unit="fit"):
+            case = pending[future]
+            names = dict(zip(("case", "split", "seed", "budget"), case, strict=True))
+            found[case] = {**names, **future.result()}
+            if path:
+                Path(path).write_text(json.dumps(list(found.values()), indent=1) + "\n")
+    return [found[case] for case in cases]
 
 
 def table(rows: list[dict], budget: float) -> str:

@@ -14,6 +14,7 @@ from nbclient import NotebookClient
 
 import xsuperres as xsr
 from xsuperres import demo
+from xsuperres.samples.holdout import cut_band
 from xsuperres.verify import plots
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
@@ -52,7 +53,7 @@ def test_demo_score(folder):
 @pytest.mark.slow
 def test_demo_field_is_the_model_applied(folder):
     tas = xsr.tutorial.open_dataset("era5_global_1deg").tas
-    _, band = demo.cut_band(tas, *demo.BAND)
+    _, band = cut_band(tas, *demo.BAND)
     with xr.open_dataset(folder / "tas_fine.nc", decode_coords="all") as ds:
         assert ds.tas.attrs["units"] == "K"
         assert ds.attrs["Conventions"].startswith("CF")
@@ -73,7 +74,7 @@ def test_demo_pictures_are_no_blank_sheets(folder):
 @pytest.mark.slow
 def test_demo_maps_have_six_panels_shared_scales_and_labels(folder):
     tas = xsr.tutorial.open_dataset("era5_global_1deg").tas
-    _, band = demo.cut_band(tas.isel(time=[12]), *demo.BAND)
+    _, band = cut_band(tas.isel(time=[12]), *demo.BAND)
     coarse = band.sr.coarsen(4)
     bicubic = coarse.sr.interpolate(4, like=band)
     figure = plots.maps(*(field.isel(time=0) for field in (coarse, bicubic, bicubic, band)))

@@ -96,7 +96,11 @@ def test_statics_are_found_by_their_standard_names(fine):
     other = renamed.assign_coords(cell_id=(("lat", "lon"), np.arange(384.0).reshape(16, 24)))
     model = fit(other)
     assert model.static_scaling.names == ("z", "lf")
-    np.testing.assert_array_equal(model.static["z"], fine.elevation.astype("float32"))
+    np.testing.assert_array_equal(model.static["z"], fine.elevation)
+    out = other.sr.coarsen(2).sr.downscale(model)
+    assert out["z"].equals(other["z"]) and out["cell_id"].equals(other["cell_id"])
+    without = other.sr.coarsen(2).sr.downscale(fit(other, static=["lf"]))
+    assert "z" not in without.coords, "what rode along while another field was named is not the model's"
 
 
 def test_statics_by_list_dataset_and_none(fine):
@@ -229,10 +233,12 @@ def test_extra_dims_in_any_order_are_samples(fine, dims):
 
 
 def test_a_single_field_without_time(fine):
-    model = fit(fine.isel(time=0, drop=True), sampling={"batch_size": 1})
+    model = fit(fine.isel(time=0, drop=True), sampling={"batch_size": 1}, data={"domain": "open"})
     assert model.training.period is None and model.training.samples == 1
     out = fine.isel(time=0, drop=True).sr.coarsen(2).sr.downscale(model)
     assert out.dims == ("lat", "lon")
+    with pytest.raises(DataError, match="There is 1 training field"):
+        fit(fine.isel(time=0, drop=True), sampling={"batch_size": 1})
     with pytest.raises(DataError, match="holds out 0 of 1"):
         fit(fine.isel(time=0, drop=True), validation=0.2)
 
@@ -487,7 +493,10 @@ def test_flips_of_vector_components(fine, name, axis):
         fit(wind, sampling={"flip": (axis,)})
     other = "y" if axis == "x" else "x"
     fit(wind, sampling={"flip": (other,)})
-    model = fit(wind, sampling={"flip": (axis,), "flip_sign": (axis,)})
+    signed = {"flip": (axis,), "flip_sign": (axis,)}
+    with pytest.raises(ConfigError, match="mean residual of each cell"):
+        fit(wind, sampling=signed)
+    model = fit(wind, sampling=signed, data={"domain": "open"})
     assert model.scaling.mean == 0.0, "only then does mirroring change the sign of scaled values"
     assert np.isfinite(wind.sr.coarsen(2).sr.downscale(model)).all()
 
@@ -505,7 +514,7 @@ def test_flips_of_a_component_with_gaps_leave_the_mask_as_it_is(fine, monkeypatc
         return true_train(network, reader, *args, **options)
 
     monkeypatch.setattr(fitting, "train", spy)
-    fit(wind, sampling={"flip": ("x",), "flip_sign": ("x",)})
+    fit(wind, sampling={"flip": ("x",), "flip_sign": ("x",)}, data={"domain": "open"})
     assert set(torch.cat(masks).unique().tolist()) == {0.0, 1.0}
 
 
@@ -698,6 +707,31 @@ def test_fine_tuning_needs_the_same_network_and_static_fields(fine):
         fit(fine, init=start, static=["elevation"])
     with pytest.raises(UnitsError):
         fit(fine.assign_attrs(units="degC"), init=start)
+
+
+def test_fine_tuning_needs_the_same_input_channels(fine):
+    """The same network with another meaning of its channels would be started from noise."""
+    start = fit(fine, data={"domain": "open"})
+    for data in ({"domain": "open", "contrast_radius": 0}, {"domain": "open", "contrast_radius": 1}):
+        with pytest.raises(ConfigError, match="contrast_radius"):
+            fit(fine, init=start, data=data)
+    fit(fine, init=start, data={"domain": "open", "minimum_valid_fraction": 0.2})
+
+
+def test_fine_tuning_with_a_sign_that_flips_needs_a_mean_of_zero(fine):
+    wind = (fine - 285).assign_attrs(fine.attrs | {"standard_name": "eastward_wind", "units": "m s-1"})
+    signed = {"sampling": {"flip": ("x",), "flip_sign": ("x",)}, "data": {"domain": "open"}}
+    with pytest.raises(ConfigError, match="mean other than 0"):
+        fit(wind, init=fit(wind, data={"domain": "open"}), **signed)
+    assert fit(wind, init=fit(wind, **signed), **signed).scaling.mean == 0
+
+
+def test_an_open_model_holds_no_values_per_cell(fine, tmp_path):
+    model = fit(fine, data={"domain": "open"})
+    assert all(getattr(model.baselines, n).size == 0 for n in ("delta", "slope", "intercept", "climatology"))
+    model.save(tmp_path / "open.safetensors")
+    again = xsr.load_model(tmp_path / "open.safetensors")
+    np.testing.assert_array_equal(fine.sr.coarsen(2).sr.downscale(again), fine.sr.coarsen(2).sr.downscale(model))
 
 
 # bad input

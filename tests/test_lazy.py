@@ -185,13 +185,14 @@ def test_memory_stays_with_the_chunk(toy):
 
 def test_in_memory_data_are_tiled_to_the_budget(make_model, check, monkeypatch):
     """The budget changes the tiles, not the numbers."""
-    from xsuperres.inference import chunked as module
+    from xsuperres.inference import apply as module
+    from xsuperres.inference.chunked import plane_tiles
 
     toy = make_model(scale=2, coarse=(60, 24))
     whole = toy.coarse.sr.downscale(toy.model)
     monkeypatch.setattr(module, "bytes_per_cell", lambda model: 2**30)
-    tiles = module._tiles_in_memory(toy.coarse.shape, toy.model)
-    assert len(tiles[-2]) > 1
+    rows, columns = plane_tiles(toy.coarse.shape[-2:], module.prepare(toy.model), 2**30)
+    assert len(rows) > 1 and sum(rows) == 60 and sum(columns) == 24
     check.same_numbers(toy.coarse.sr.downscale(toy.model), whole, toy.model.scaling.sd)
 
 

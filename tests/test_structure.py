@@ -420,3 +420,16 @@ def test_the_top_level():
         ".ci/run",
     ):
         assert (ROOT / name).exists(), name
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "xsuperres/data/README.md"])
+def test_files_that_pages_name_are_there(page):
+    """A table or picture that a page points to must have been made."""
+    text = (ROOT / page).read_text()
+    named = {*re.findall(r"`((?:benchmarks|docs|notebooks|tests|tools|xsuperres)/[\w./]+\.\w+)`", text)}
+    named |= set(re.findall(r"\]\(([^)#:]+)\)", text))
+    assert not [
+        name
+        for name in sorted(named)
+        if not (ROOT / name).exists() and not (ROOT / page).parent.joinpath(name).exists()
+    ]

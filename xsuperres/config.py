@@ -183,7 +183,8 @@ class OptimizationConfig:
     validations : int
         How many times the score is taken during training.
     patience : int or None
-        End training after so many validations without a better score.
+        End training after so many validations without a better score. Off by default: the schedule ends at a learning
+        rate of 0, and the best weights are kept in any case.
     device : str
         "auto" takes the first CUDA device if there is one.
     """

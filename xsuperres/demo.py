@@ -17,31 +17,16 @@ import xarray as xr
 
 from xsuperres import tutorial
 from xsuperres.model.artefact import SRModel
+from xsuperres.samples.holdout import cut_band
 from xsuperres.verify import plots
 from xsuperres.verify.baselines import baseline_fields
 from xsuperres.verify.report import as_table
 
-__all__ = ["cut_band", "main", "score_record"]
+__all__ = ["main", "score_record"]
 
 BAND = (180.0, 288.0)
 SCALE = 4
 STATIC = ["elevation", "land_fraction"]
-
-
-def cut_band(da: xr.DataArray, west: float, east: float) -> tuple[xr.DataArray, xr.DataArray]:
-    """Return the rest of the globe and the band of longitudes ``west <= lon < east``.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> da = xr.DataArray(np.arange(8.0), dims="lon", coords={"lon": np.arange(0.0, 360, 45)})
-    >>> rest, band = cut_band(da, 180, 288)
-    >>> band.lon.values.tolist()
-    [180.0, 225.0, 270.0]
-    """
-    lon = next(str(name) for name in da.coords if str(name).lower() in ("lon", "longitude"))
-    inside = ((da[lon] - west) % 360.0 < (east - west)).values
-    return da.isel({da[lon].dims[0]: ~inside}), da.isel({da[lon].dims[0]: inside})
 
 
 def score_record(table: xr.Dataset, model: SRModel, clock: dict[str, float]) -> dict[str, object]:

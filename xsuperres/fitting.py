@@ -14,18 +14,16 @@ import numpy as np
 import torch
 import xarray as xr
 
-from xsuperres.config import (
-    SamplingConfig,
-)
+from xsuperres.config import SamplingConfig
 from xsuperres.errors import ConfigError, DataError, GridError
 from xsuperres.fields.baselines import LinearBaselines, Scaling, TrainingMoments
 from xsuperres.fields.channels import channel_counts
 from xsuperres.fields.checks import check_units, check_values
 from xsuperres.fields.grid import Grid, grid_of
-from xsuperres.fields.static import StaticLike, anomalies, find_static, fit_static_scaling
+from xsuperres.fields.static import StaticLike, anomalies, find_static, fit_static_scaling, without_statics
 from xsuperres.inference.validation import Validator
 from xsuperres.inference.workers import choose_device
-from xsuperres.model.artefact import SRModel, TrainingRecord, Variable
+from xsuperres.model.artefact import SRModel, TrainingRecord, Variable, halo_with
 from xsuperres.model.datasets import plain
 from xsuperres.model.table import activate as activate_model
 from xsuperres.model.table import remember
@@ -72,7 +70,7 @@ def fit(
     material = _material(da, settings, static)
     model = _untrained(material, settings)
     if init is not None:
-        model = _started_from(model, init)
+        model = _started_from(model, init, settings.sampling)
     trained = _train(model, material, settings, clock, progress)
     model = _finished(model, trained, material, settings, clock)
     logger.info("Trained %s", model)
@@ -86,6 +84,7 @@ def _material(da: xr.DataArray, settings: FitSettings, static: StaticLike | None
     grid = grid_of(da, gaps=True)
     grid.coarsen(settings.scale)  # says what to crop if it does not divide
     planes = find_static(da, grid, static)
+    grid = without_statics(grid)
     halo = _halo(settings, len(planes.data_vars))
     holdout = hold_out(da, grid, settings.validation, scale=settings.scale, halo=halo)
     blocks = FieldBlocks(da, grid, settings.scale, settings.data, settings.sampling.memory_budget)
@@ -126,7 +125,7 @@ def _halo(settings: FitSettings, statics: int) -> int:
     """Return the halo of the model that is to be trained, from a network without weights."""
     with torch.device("meta"):
         network = build_network(_spec(settings, statics, False, (1, 1)))
-    return network.halo + settings.data.reach
+    return halo_with(network, settings.data)
 
 
 def _moments(material: _Material, settings: FitSettings) -> tuple[Scaling, LinearBaselines, bool]:
@@ -142,6 +141,11 @@ def _moments(material: _Material, settings: FitSettings) -> tuple[Scaling, Linea
             moments.add(fields.target[chosen], fields.bicubic[chosen], fields.coarse[chosen])
         missing = missing or not np.isfinite(fields.coarse).all()
     scaling, baselines = moments.fit(material.da.name)
+    if settings.data.domain == "fixed" and holdout.training.sum() < 2:
+        raise DataError(
+            "There is 1 training field: a model for a fixed domain learns the mean error of every cell, and would know "
+            "this field by heart. Use validation='space' or data={'domain': 'open'}, or more fields."
+        )
     if settings.sampling.flip_sign:  # mirroring changes the sign of scaled values only if their mean is 0
         scaling = Scaling(0.0, float(np.hypot(scaling.sd, scaling.mean)))
     return scaling, baselines, missing
@@ -155,6 +159,8 @@ def _untrained(material: _Material, settings: FitSettings) -> SRModel:
         torch.manual_seed(settings.seed)
         network = build_network(spec)
     seen = np.isfinite(baselines.delta)
+    if settings.data.domain == "open":
+        baselines = baselines.pooled()
     return SRModel(
         spec=spec,
         network=network.to(memory_format=torch.channels_last),  # type: ignore[call-overload]
@@ -177,7 +183,7 @@ def _variable(da: xr.DataArray, had_missing: bool) -> Variable:
     return Variable(name=None if da.name is None else str(da.name), had_missing=had_missing, **told)
 
 
-def _started_from(model: SRModel, init: SRModel) -> SRModel:
+def _started_from(model: SRModel, init: SRModel, sampling: SamplingConfig) -> SRModel:
     """Return the untrained model with the weights and input scaling of `init`."""
     if not isinstance(init, SRModel):
         raise ConfigError(f"init must be an SRModel or the path of one, got {type(init).__name__}.")
@@ -189,12 +195,23 @@ def _started_from(model: SRModel, init: SRModel) -> SRModel:
             f"init= has another network: {', '.join(differing)} differ; fit with the same settings, static fields "
             "and scale to fine-tune."
         )
+    if (model.data.domain, model.data.reach) != (init.data.domain, init.data.reach):
+        raise ConfigError(
+            f"init= was trained with data={{'domain': {init.data.domain!r}, 'contrast_radius': "
+            f"{init.data.contrast_radius}}}, this fit has {model.data.domain!r} and {model.data.contrast_radius}: its "
+            "weights belong to other input channels; use the same."
+        )
     if model.static_scaling.names != init.static_scaling.names:
         raise ConfigError(
             f"init= was trained with static fields {init.static_scaling.names}, these are {model.static_scaling.names}."
         )
     if model.spec.config.location_features and model.spec.domain != init.spec.domain:
         raise ConfigError("init= has location features of another domain; they cannot be moved.")
+    if sampling.flip_sign and init.scaling.mean != 0:
+        raise ConfigError(
+            "init= was scaled about a mean other than 0, so mirroring cannot change the sign; fine-tune without "
+            "flip_sign, or train anew."
+        )
     model.network.load_state_dict(init.network.state_dict())
     baselines = replace(model.baselines, residual_sd=init.baselines.residual_sd)  # units of inputs and output
     return replace(model, scaling=init.scaling, static_scaling=init.static_scaling, baselines=baselines)

@@ -22,7 +22,7 @@ class Options:
     Parameters
     ----------
     memory_budget : int
-        Bytes that one in-memory `downscale` may use for a tile and its activations.
+        Bytes that one block of `downscale` may use for the network's activations: a larger one is cut into tiles.
     cache_dir : str or None
         Folder of downloaded data and of model files that dask workers read. None: the environment
         variable ``XSUPERRES_CACHE``, else the user's cache folder.
@@ -52,7 +52,7 @@ def set_options(*, memory_budget: int | None = None, cache_dir: str | None = Non
     Parameters
     ----------
     memory_budget : int, optional
-        Bytes that one in-memory `downscale` may use.
+        Bytes that one block of `downscale` may use for the network's activations.
     cache_dir : str, optional
         Folder of downloaded data and of model files that dask workers read.
 

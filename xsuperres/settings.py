@@ -70,6 +70,11 @@ class FitSettings:
                 "validation='space' holds out cells that a model for a fixed domain must learn; leave "
                 "data={'domain': ...} out, or validate in time."
             )
+        if domain == "fixed" and self.sampling.flip_sign:
+            raise ConfigError(
+                "flip_sign changes the sign of a vector component, but not that of the mean residual of each cell of a "
+                "fixed domain; leave flips off, or train for other domains with data={'domain': 'open'}."
+            )
         if self.network.location_features and (domain == "open" or self.sampling.flip):
             raise ConfigError(
                 "location_features learn fields of a fixed domain: they go with data={'domain': 'fixed'} and "

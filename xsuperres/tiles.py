@@ -140,6 +140,8 @@ def _map_eager(
     chunks: Sequence[Sequence[int]],
 ) -> np.ndarray:
     scales = [plan.scale for plan in plans]
+    if all(len(found) == 1 and len(found[0].pieces) == 1 for found in per_axis):  # nothing to join or to trim
+        return function(array, origin=(0,) * array.ndim)
     out = np.empty([size * scale for size, scale in zip(array.shape, scales, strict=True)], dtype)
     starts = [np.concatenate([[0], np.cumsum(sizes)]).tolist() for sizes in chunks]
     for index in itertools.product(*(range(len(found)) for found in per_axis)):

@@ -63,17 +63,18 @@ class TestFinding:
         assert list(find(fine, "elevation")) == ["elevation"]
         assert list(find(fine, [])) == []
 
-    def test_values_are_canonical_float32(self, fine):
+    def test_values_are_canonical_in_their_own_dtype(self, fine):
         turned = fine.isel(lat=slice(None, None, -1)).transpose("lon", "lat", "time")
         expected, got = find(fine), find(turned)
         assert got.elevation.dims == ("lat", "lon")
-        assert got.elevation.dtype == np.float32
+        assert got.elevation.dtype == fine.elevation.dtype == np.float64
+        assert find(fine.assign_coords(elevation=fine.elevation.astype(int))).elevation.dtype == int
         np.testing.assert_array_equal(got.elevation, expected.elevation)
 
     def test_a_larger_dataset_is_cut(self, fine):
         part = fine.isel(lat=slice(4, 8), lon=slice(2, 10)).drop_vars(["elevation", "land_fraction"])
         got = find(part, planes_of(fine))
-        np.testing.assert_array_equal(got.elevation, fine.elevation[4:8, 2:10].astype("float32"))
+        np.testing.assert_array_equal(got.elevation, fine.elevation[4:8, 2:10])
 
     def test_a_dataset_in_another_orientation_and_convention(self, fine):
         other = planes_of(fine).isel(lat=slice(None, None, -1)).transpose("lon", "lat")

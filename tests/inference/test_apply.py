@@ -62,7 +62,7 @@ def test_missing_cells_are_restored_or_filled(make_model):
     block = toy.coarse.values
     missing = np.isnan(block).repeat(3, axis=1).repeat(3, axis=2)
     restored = apply(prepared, block, *everywhere(toy))
-    filled = apply(prepared, block, *everywhere(toy), restore=False)
+    filled = apply(prepared, block, *everywhere(toy), mask=None)
     np.testing.assert_array_equal(np.isnan(restored), missing)
     assert np.isfinite(filled).all()
     np.testing.assert_array_equal(filled[~missing], restored[~missing])
@@ -74,7 +74,7 @@ def test_a_block_of_nothing_but_gaps(make_model):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert np.isnan(apply(prepare(toy.model), block, *everywhere(toy))).all()
-        assert np.isfinite(apply(prepare(toy.model), block, *everywhere(toy), restore=False)).all()
+        assert np.isfinite(apply(prepare(toy.model), block, *everywhere(toy), mask=None)).all()
 
 
 def test_infinities_count_as_missing(make_model):

@@ -39,7 +39,9 @@ def elsewhere():
 
 @pytest.mark.parametrize("upsampling", ["interpolation", "subpixel"])
 @pytest.mark.parametrize("periodic", [False, True])
-def test_tiles_of_the_memory_budget_equal_the_whole(make_model, check, monkeypatch, upsampling, periodic):
+@pytest.mark.parametrize("lazy", [False, True])
+def test_tiles_of_the_memory_budget_equal_the_whole(make_model, check, monkeypatch, upsampling, periodic, lazy):
+    """Also where one dask chunk is far larger than the budget."""
     toy = make_model(upsampling=upsampling, coarse=(24, 96), periodic=periodic)
     whole = toy.coarse.sr.downscale(toy.model)
     calls, true_apply = [], chunked.apply
@@ -50,8 +52,9 @@ def test_tiles_of_the_memory_budget_equal_the_whole(make_model, check, monkeypat
 
     monkeypatch.setattr(chunked, "apply", spy)
     with xsr.set_options(memory_budget=2**20):
-        tiled = toy.coarse.sr.downscale(toy.model)
-    assert len(calls) > 1 and max(shape[1] for shape in calls) < 24
+        tiled = (toy.coarse.chunk(lat=-1, lon=-1) if lazy else toy.coarse).sr.downscale(toy.model)
+    tiled = tiled.compute() if lazy else tiled
+    assert len(calls) > 1 and max(shape[1] * shape[2] for shape in calls) < 24 * 96
     assert tiled.chunks is None
     check.same_numbers(tiled, whole, toy.model.scaling.sd)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import cloudpickle
 import numpy as np
@@ -119,9 +121,9 @@ def test_the_file_is_named_by_its_content_and_written_once(make_model, tmp_path)
     path = tmp_path / "cache" / "models" / f"{model.digest}.safetensors"
     assert first.path == str(path) and path.exists()
     assert xsr.load_model(path).digest == model.digest
-    written = path.stat().st_mtime_ns
+    written = path.stat().st_ino
     assert refer(model, to_file=True) == first
-    assert path.stat().st_mtime_ns == written
+    assert path.stat().st_ino == written
     assert refer(make_model(seed=1).model, to_file=True).path != first.path
     assert [p.name for p in path.parent.iterdir() if p.name.startswith(".")] == []
 
@@ -318,3 +320,15 @@ def test_a_task_that_fails_gives_its_place_back(monkeypatch, make_model):
             raise ZeroDivisionError
     toy = make_model()
     assert np.isfinite(toy.coarse.sr.downscale(replace(toy.model))).all()
+
+
+def test_copies_that_no_graph_has_referred_to_for_a_month_are_deleted(make_model):
+    """The folder would grow without end; one that is referred to again stays."""
+    old, kept, new = (make_model(seed=seed).model for seed in range(3))
+    paths = [Path(refer(model, to_file=True).path) for model in (old, kept)]
+    long_ago = time.time() - 40 * 24 * 3600
+    for path in paths:
+        os.utime(path, (long_ago, long_ago))
+    refer(kept, to_file=True)
+    refer(new, to_file=True)
+    assert [path.exists() for path in paths] == [False, True]

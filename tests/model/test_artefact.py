@@ -25,7 +25,7 @@ def moved(make_model, grid):
     """Return an open model, its copy on another domain, and that domain's field and static fields."""
     toy = make_model(domain="open")
     fine, static = elsewhere(toy)
-    planes = static.drop_vars(["lat", "lon"]).astype("float32")
+    planes = static.drop_vars(["lat", "lon"])
     return toy.model, toy.model.on(grid(fine), planes), fine, planes
 
 

@@ -8,7 +8,7 @@ import xarray as xr
 
 from xsuperres.errors import ConfigError, DataError
 from xsuperres.fields.grid import grid_of
-from xsuperres.samples.holdout import hold_out, leading_dim
+from xsuperres.samples.holdout import cut_band, hold_out, leading_dim, whole_cells
 from xsuperres.testing import toy_field
 
 
@@ -166,3 +166,49 @@ def test_one_step_cannot_be_split():
 def test_a_domain_too_narrow_for_a_stretch():
     with pytest.raises(DataError, match="wider domain"):
         held(toy_field(time=2, y=8, x=16), "space", halo=6)
+
+
+# bands and whole cells
+
+
+@pytest.mark.parametrize("turn", [0, 180])
+@pytest.mark.parametrize("names", [("lat", "lon"), ("latitude", "longitude"), ("rlat", "rlon")])
+@pytest.mark.parametrize("southward", [False, True])
+def test_a_band_is_cut_whatever_the_names_and_the_convention(turn, names, southward):
+    globe = toy_field(time=1, y=4, x=36, periodic=True).rename(lat=names[0], lon=names[1])
+    lon = globe[names[1]]
+    globe = globe.assign_coords({names[1]: ((lon + turn) % 360 - turn).assign_attrs(lon.attrs)})
+    globe = globe.isel({names[0]: slice(None, None, -1)}) if southward else globe
+    rest, band = cut_band(globe, 170, 230)
+    inside = (band[names[1]].values - 170) % 360
+    assert band.sizes[names[1]] == 6 and inside.max() < 60
+    assert rest.sizes[names[1]] == 30 and ((rest[names[1]].values - 170) % 360).min() >= 60
+    np.testing.assert_array_equal(band, globe.sel({names[1]: band[names[1]]}))
+
+
+def test_a_band_on_a_projected_axis():
+    plane = toy_field(time=1, y=4, x=8).drop_vars(["elevation", "land_fraction"]).rename(lat="y", lon="x")
+    plane = plane.drop_vars(["x", "y"]).assign_coords(x=np.arange(8) * 25e3, y=np.arange(4) * 25e3)
+    rest, band = cut_band(plane, 50e3, 100e3)
+    assert band.x.values.tolist() == [50e3, 75e3] and rest.sizes["x"] == 6
+
+
+@pytest.mark.parametrize("band", [(0, 0), (300, 310), (0, 360)])
+def test_a_band_without_or_with_all_columns(band):
+    with pytest.raises(DataError, match="columns of 'lon'"):
+        cut_band(toy_field(time=1, y=4, x=8), *band)
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4, 5])
+@pytest.mark.parametrize("southward", [False, True])
+def test_whole_cells_of_connected_stretches(scale, southward):
+    """What is left can be trained on at that scale, and only the end of each stretch is lost."""
+    globe = toy_field(time=1, y=23, x=72, periodic=True)
+    rest, band = cut_band(globe.isel(lat=slice(None, None, -1)) if southward else globe, 93, 157)
+    for part in (rest, band):
+        kept = whole_cells(part, scale)
+        grid_of(kept, gaps=True).coarsen(scale)
+        assert kept.sizes["lat"] == 23 // scale * scale
+        stretches = grid_of(part, gaps=True).parts()
+        assert kept.sizes["lon"] == sum((p.stop - p.start) // scale * scale for p in stretches)
+        np.testing.assert_array_equal(kept, part.sel(lat=kept.lat, lon=kept.lon))

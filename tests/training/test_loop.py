@@ -283,11 +283,20 @@ def test_recorded_rates_are_those_of_the_last_step():
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
-@pytest.mark.parametrize("at", [3, 9, 10])
-def test_a_loss_that_is_not_finite_ends_training_with_advice(bad, at):
-    run = Run(scores=[1.0] * 10, losses=lambda step: bad if step == at else 1.0, max_steps=10, validations=5)
+def test_a_loss_that_is_not_finite_at_the_start_is_an_error_with_advice(bad):
+    run = Run(scores=[1.0] * 10, losses=lambda step: bad if step == 2 else 1.0, max_steps=10, validations=5)
     with pytest.raises(TrainingError, match="smaller learning_rate than 0.001"):
         run.train()
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("at", [3, 9, 10])
+def test_a_loss_that_is_not_finite_later_returns_the_best_before(bad, at):
+    run = Run(scores=[1.0, 2.0] * 5, losses=lambda step: bad if step == at else 1.0, max_steps=10, validations=5)
+    with pytest.warns(XSuperResWarning, match=r"smaller learning_rate than 0.001.*The best model before"):
+        trained = run.train()
+    assert trained.steps == 2 * -(-at // 2) and trained.score["rmse"] == 1.0 and float(trained.network.at) == 2.0
+    assert same_lengths(trained.history) and np.isfinite(trained.history["loss"]).all()
 
 
 def test_ctrl_c_in_a_step_returns_the_best_so_far():

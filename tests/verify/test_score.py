@@ -1,6 +1,7 @@
 """The score table: alignment, baselines, regions, the model found by digest, warnings and refusals."""
 
 import gc
+from dataclasses import replace
 
 import dask
 import numpy as np
@@ -476,3 +477,21 @@ def test_report(fine, truth):
 )
 def test_temperatures(name, attrs, expected):
     assert is_temperature(xr.DataArray(0.0, name=name, attrs=attrs)) is expected
+
+
+def test_the_default_coarse_field_is_made_as_the_model_was_trained(make_model):
+    """A coarse cell that the model's training took for valid is valid in the score too."""
+    toy = make_model(scale=4, missing=True)
+    truth = toy.fine.copy(deep=True).assign_coords(time=toy.fine.time + np.timedelta64(9999, "D"))
+    truth[:, :4, :4] = np.nan
+    truth[:, 0, 0] = 280.0  # one cell in sixteen
+    scored = {}
+    for fraction in (0.05, 0.5):
+        model = replace(toy.model, data=replace(toy.model.data, minimum_valid_fraction=fraction))
+        coarse = truth.sr.coarsen(4, minimum_valid_fraction=fraction)
+        fine = coarse.sr.downscale(model)
+        names = {"metrics": "bias", "baselines": "bicubic", "model": model}
+        told, alone = fine.sr.score(truth, coarse=coarse, **names), fine.sr.score(truth, **names)
+        xr.testing.assert_allclose(told.bias, alone.bias)
+        scored[fraction] = float(alone.bias.sel(product="bicubic", region="all"))
+    assert scored[0.05] != scored[0.5], "the cell counts for one model and not for the other"

@@ -293,7 +293,8 @@ def _gaps(axis: Axis, which: str, *, allowed: bool) -> tuple[int, ...]:
         at = int(found[0])
         raise GridError(
             f"Coordinate {axis.dim!r} has a gap between {axis.centres[at]:g} and {axis.centres[at + 1]:g}, wider than "
-            "1.5 cells. Select a connected domain, or fill the missing cells with NaN (reindex)."
+            "1.5 cells. Select a connected part and take the parts one by one, or fill the missing cells with NaN "
+            "(reindex)."
         )
     return tuple(int(at) + 1 for at in found)
 

@@ -13,7 +13,7 @@ baselines, all closed form:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -43,9 +43,9 @@ class LinearBaselines:
         Of static_regression, in units of the variable per unit of the static field.
     delta, slope, intercept : ndarray (y, x)
         Per fine cell: the mean training residual of bicubic; the regression on bicubic. NaN where the training
-        target is never valid.
+        target is never valid. Empty on an open domain, which has no cells of its own.
     climatology : ndarray (coarse y, coarse x)
-        Mean training input.
+        Mean training input; empty on an open domain.
     residual_sd : dict
         Standard deviations. Of the training target about "linear_open" (static_regression), "linear_fixed"
         (delta), "bicubic", "none" (the training mean) and "climatology" (each cell's own training mean);
@@ -58,6 +58,11 @@ class LinearBaselines:
     intercept: np.ndarray
     climatology: np.ndarray
     residual_sd: dict[str, float]
+
+    def pooled(self) -> LinearBaselines:
+        """Return what holds on any domain: the same without values per cell."""
+        empty = np.zeros((0, 0))
+        return replace(self, delta=empty, slope=empty, intercept=empty, climatology=empty)
 
 
 class TrainingMoments:

@@ -1,6 +1,6 @@
 """Static fields: found on a DataArray or given, brought to a grid, made into network channels.
 
-Labelled arrays in; static fields come out as a Dataset of float32 planes (y, x) in canonical order. Each gives
+Labelled arrays in; static fields come out as a Dataset of planes (y, x) in canonical order, dtypes kept. Each gives
 two channels: its anomaly (fine minus interpolated coarse of the same field) and its value, both scaled by what
 the training domain showed.
 """
@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import xarray as xr
 
 from xsuperres.errors import StaticFieldError, XSuperResWarning
-from xsuperres.fields.grid import Grid, grid_of
+from xsuperres.fields.grid import Grid, grid_of, native
 from xsuperres.fields.resample import coarsen_array, interpolate_array
 
 __all__ = [
@@ -26,20 +26,20 @@ __all__ = [
     "find_static",
     "fit_static_scaling",
     "named",
+    "riding_statics",
     "static_channels",
+    "without_statics",
 ]
 
-ELEVATION = ("surface_altitude", "height", "geopotential_height_at_surface")
+ELEVATION = ("surface_altitude", "surface_geopotential")
 LAND = ("land_binary_mask", "land_area_fraction")
 _STANDARD_NAMES = {
-    *ELEVATION[:1],
+    *ELEVATION,
     *LAND,
     "sea_binary_mask",
     "sea_area_fraction",
-    "sea_ice_area_fraction",
     "sea_floor_depth_below_geoid",
     "soil_type",
-    "surface_geopotential",
     "surface_roughness_length",
     "vegetation_area_fraction",
     "slope",
@@ -62,7 +62,7 @@ StaticLike = xr.Dataset | xr.DataArray | Sequence[str]
 
 
 def find_static(da: xr.DataArray, grid: Grid, static: StaticLike | None) -> xr.Dataset:
-    """Return the static fields for `grid`, the fine grid, as float32 planes in canonical order.
+    """Return the static fields for `grid`, the fine grid, as planes in canonical order, dtypes kept.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ def find_static(da: xr.DataArray, grid: Grid, static: StaticLike | None) -> xr.D
     if isinstance(static, (xr.Dataset, xr.DataArray)):
         planes = {name: _on_grid(name, field, grid) for name, field in given_fields(static).items()}
     else:
-        names = _riding(da, grid) if static is None else _asked(da, grid, static)
+        names = riding_statics(da, grid) if static is None else _asked(da, grid, static)
         planes = {name: grid.canonical(da.coords[name]) for name in names}
     return xr.Dataset({name: _plane(name, field, grid) for name, field in planes.items()})
 
@@ -124,13 +124,19 @@ def _free_name(da: xr.DataArray) -> str:
     return name if name not in da.coords else f"{name}_"
 
 
-def _riding(da: xr.DataArray, grid: Grid) -> list[str]:
+def riding_statics(da: xr.DataArray, grid: Grid) -> list[str]:
     """Return the names of 2-D coordinates that are static fields by their standard name."""
     return [
         str(name)
         for name, field in da.coords.items()
         if set(field.dims) == set(grid.dims) and _is_static(str(name), field)
     ]
+
+
+def without_statics(grid: Grid) -> Grid:
+    """Return the grid without the static fields that ride among its coordinates: a model holds them itself."""
+    riding = [name for name, field in grid.coords.coords.items() if field.ndim == 2 and _is_static(str(name), field)]
+    return replace(grid, coords=grid.coords.drop_vars(riding))
 
 
 def _is_static(name: str, field: xr.DataArray) -> bool:
@@ -176,7 +182,7 @@ def _plane(name: str, field: xr.DataArray, grid: Grid) -> xr.DataArray:
         raise StaticFieldError(f"Static field {name!r} must have dims {grid.dims}, got {tuple(field.dims)}.")
     if field.dtype.kind not in "fbiu":
         raise StaticFieldError(f"Static field {name!r} must be numeric, got dtype {field.dtype}.")
-    values = np.asarray(field.values, dtype=np.float32)
+    values = native(field).values
     if not np.isfinite(values).all():
         share = 100 * float(np.mean(~np.isfinite(values)))
         raise StaticFieldError(

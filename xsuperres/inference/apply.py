@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import warnings
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,7 +21,9 @@ from xsuperres.model.artefact import SRModel
 from xsuperres.nn.network import Cells, SuperResolution
 from xsuperres.nn.resample import interpolate, interpolate_valid, repeat_cells
 
-__all__ = ["Prepared", "apply", "bytes_per_cell", "prepare", "sub_batch"]
+__all__ = ["Mask", "Prepared", "apply", "bytes_per_cell", "prepare", "sub_batch"]
+
+Mask = Literal["input", "model"] | None
 
 
 @dataclass(frozen=True)
@@ -28,15 +31,19 @@ class Prepared:
     """A model ready to run on one device: tensors of its whole domain, cropped block by block.
 
     `fine` (c, Y, X) are the fine channels, `correction` (Y, X) what the skip adds to bicubic in scaled units,
-    `climatology` (y, x) the mean training input.
+    `climatology` (y, x) the mean training input, `trained` (Y, X) the fine cells that were trained on, where some
+    never were.
     """
 
     network: SuperResolution
     channels: Channels
     scale: int
+    halo: int
+    bytes_per_cell: int
     fine: Tensor
     correction: Tensor | None
     climatology: Tensor | None
+    trained: Tensor | None
     device: torch.device
 
 
@@ -52,9 +59,12 @@ def prepare(model: SRModel, device: torch.device | str = "cpu", network: SuperRe
         network=network if network is not None else _placed(model.network, device),
         channels=channels,
         scale=model.scale,
+        halo=model.halo,
+        bytes_per_cell=bytes_per_cell(model),
         fine=torch.from_numpy(channels.fine).to(device),
         correction=tensor(None if correction is None else correction / channels.sd),
         climatology=tensor(channels.climatology, torch.float64),
+        trained=tensor(model.fine_mask, torch.bool),
         device=device,
     )
 
@@ -72,7 +82,7 @@ def apply(
     columns: np.ndarray,
     *,
     batch_size: int | None = None,
-    restore: bool = True,
+    mask: Mask = "input",
 ) -> np.ndarray:
     """Downscale a block.
 
@@ -84,8 +94,8 @@ def apply(
         Where the block lies on the model's coarse grid.
     batch_size : int, optional
         Fields per pass through the network; all at once by default.
-    restore : bool
-        Whether missing coarse cells are missing in the result.
+    mask : {"input", "model", None}
+        Which cells are NaN in the result: those of missing coarse cells, also those that were never trained on, none.
 
     Returns
     -------
@@ -96,10 +106,13 @@ def apply(
     cells = Cells(torch.from_numpy(fine_index(rows, scale)[None]), torch.from_numpy(fine_index(columns, scale)[None]))
     out = np.empty((n, ny * scale, nx * scale), coarse.dtype)
     surroundings = _surroundings(prepared, cells, rows, columns)
+    never = None if mask != "model" or prepared.trained is None else ~_window(prepared.trained, cells)
     step = max(1, min(n, batch_size or n))
     for start in range(0, n, step):
         block = torch.from_numpy(np.ascontiguousarray(coarse[start : start + step])).to(prepared.device)
-        fine = _apply(prepared, block, cells, *surroundings, restore=restore)
+        fine = _apply(prepared, block, cells, *surroundings, restore=mask is not None)
+        if never is not None:
+            fine = fine.masked_fill(never, torch.nan)
         out[start : start + step] = fine.to("cpu").numpy()
     return out
 
@@ -108,13 +121,16 @@ def _surroundings(
     prepared: Prepared, cells: Cells, rows: np.ndarray, columns: np.ndarray
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Return the fine channels (1, c, Y, X), correction (Y, X) and climatology (y, x) of a block."""
-    y, x = cells.rows[0][:, None], cells.columns[0][None, :]
-    fine = prepared.fine[:, y, x][None].contiguous(memory_format=torch.channels_last)
-    correction = None if prepared.correction is None else prepared.correction[y, x]
+    fine = _window(prepared.fine, cells)[None].contiguous(memory_format=torch.channels_last)
+    correction = None if prepared.correction is None else _window(prepared.correction, cells)
     climatology = prepared.climatology
     if climatology is not None:
         climatology = climatology[torch.from_numpy(rows)[:, None], torch.from_numpy(columns)[None, :]]
     return (fine if fine.shape[1] else None), correction, climatology
+
+
+def _window(planes: Tensor, cells: Cells) -> Tensor:  # (..., Y, X) of the domain -> (..., Y, X) of the block
+    return planes[..., cells.rows[0][:, None], cells.columns[0][None, :]]
 
 
 def _apply(

@@ -5,10 +5,12 @@ Labelled arrays in and out. On dask input nothing is computed; in-memory input r
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import dataclass, replace
+from functools import partial
 from numbers import Integral
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -19,7 +21,7 @@ from xsuperres.fields.grid import Grid, Location, grid_of
 from xsuperres.fields.labels import attach, named_like
 from xsuperres.fields.resample import fine_index, fine_like, plane_plans
 from xsuperres.fields.static import StaticLike, find_static, given_fields
-from xsuperres.inference.apply import apply, bytes_per_cell, sub_batch
+from xsuperres.inference.apply import Mask, Prepared, apply, sub_batch
 from xsuperres.inference.workers import ModelReference, admitted, choose_device, prepared_model, refer
 from xsuperres.model.artefact import SRModel
 from xsuperres.options import current_options
@@ -27,36 +29,50 @@ from xsuperres.tiles import AxisPlan, map_tiles, split
 
 __all__ = ["Tile", "bind", "downscale"]
 
-Mask = Literal["input", "model"] | None
-
 
 @dataclass(frozen=True)
 class Tile:
-    """The function of one task: small, picklable, deterministic to tokenize."""
+    """The function of one task: small, picklable, deterministic to tokenize.
+
+    `first` is the model's coarse cell (row, column) where the data begin, `period` how many columns make a turn.
+    """
 
     reference: ModelReference
-    rows: tuple[int, ...]
-    columns: tuple[int, ...]
+    first: tuple[int, int]
+    period: int
     device: str
     batch_size: int | None
-    restore: bool
+    mask: Mask
+    memory_budget: int
 
     def __call__(self, block: np.ndarray, origin: tuple[int, ...]) -> np.ndarray:
-        """Return the fine block (..., Y, X) of a coarse block (..., y, x) that starts at `origin`."""
-        *lead, ny, nx = block.shape
-        rows = np.asarray(self.rows)[origin[-2] + np.arange(ny)]
-        columns = np.asarray(self.columns)[(origin[-1] + np.arange(nx)) % len(self.columns)]
+        """Return the fine block (..., Y, X) of a coarse block (..., y, x) that starts at `origin`.
+
+        A block too large for the memory budget goes through the network in tiles of its own; their halo ends at the
+        block's edges, whose outermost cells are either the domain's or trimmed.
+        """
+        fields = block.reshape(-1, *block.shape[-2:])
+        corner = self.first[0] + origin[-2], self.first[1] + origin[-1]
         with admitted():
             prepared = prepared_model(self.reference, choose_device(self.device))  # the worker's own
-            fine = apply(
-                prepared,
-                block.reshape(-1, ny, nx),
-                rows,
-                columns,
-                batch_size=self.batch_size or sub_batch(prepared, ny * nx),
-                restore=self.restore,
+            plan = AxisPlan(halo=(prepared.halo,) * 2, scale=prepared.scale)
+            fine = map_tiles(
+                partial(self._apply, prepared, corner),
+                fields,
+                (AxisPlan(), plan, plan),
+                dtype=block.dtype,
+                chunks=[(len(fields),), *plane_tiles(fields.shape[-2:], prepared, self.memory_budget)],
             )
-        return fine.reshape(*lead, *fine.shape[-2:])
+        return fine.reshape(*block.shape[:-2], *fine.shape[-2:])
+
+    def _apply(
+        self, prepared: Prepared, corner: tuple[int, int], fields: np.ndarray, origin: tuple[int, ...]
+    ) -> np.ndarray:
+        rows, columns = (
+            start + at + np.arange(size) for start, at, size in zip(corner, origin[1:], fields.shape[1:], strict=True)
+        )
+        size = self.batch_size or sub_batch(prepared, rows.size * columns.size)
+        return apply(prepared, fields, rows, columns % self.period, batch_size=size, mask=self.mask)
 
 
 def downscale(
@@ -83,19 +99,17 @@ def downscale(
     _check_missing(values, model)
     lazy = is_lazy(values)
     tile = Tile(
-        refer(bound, to_file=lazy),
-        tuple(location.rows.tolist()),
-        tuple(location.columns.tolist()),
-        device,
-        batch_size,
-        mask is not None,
+        reference=refer(bound, to_file=lazy),
+        first=(int(location.rows[0]), int(location.columns[0])),
+        period=bound.coarse_grid.x.size,
+        device=device,
+        batch_size=batch_size,
+        mask=mask,
+        memory_budget=current_options().memory_budget,
     )
     data = _mapped(tile, values, bound, coarse)
     fine_location = Location(*(fine_index(i, model.scale) for i in (location.rows, location.columns)))
     fine = named_like(bound.grid.crop(fine_location), coarse, bound.coarse_grid.crop(location))
-    if mask == "model" and bound.fine_mask is not None:
-        keep = bound.fine_mask[np.ix_(fine_location.rows, fine_location.columns)]
-        data = _where(data, keep)
     return _labelled(da, data, values.dims, coarse, fine, bound, fine_location)
 
 
@@ -180,9 +194,11 @@ def _check_missing(values: xr.DataArray, model: SRModel) -> None:
 
 def _mapped(tile: Tile, values: xr.DataArray, model: SRModel, coarse: Grid) -> Any:
     plans = plane_plans(values.ndim, coarse, model.halo, model.scale)
-    chunks = None if is_lazy(values) else _tiles_in_memory(values.shape, model)
-    data = _merged(values.data, plans) if is_lazy(values) else values.data
-    return map_tiles(tile, data, plans, dtype=values.dtype, chunks=chunks, name="downscale", token=tile)
+    if is_lazy(values):
+        return map_tiles(tile, _merged(values.data, plans), plans, dtype=values.dtype, name="downscale", token=tile)
+    lead = _lead_tiles(values.shape, model.scale, values.dtype.itemsize, tile.memory_budget)
+    chunks = [*lead, (coarse.y.size,), (coarse.x.size,)]
+    return map_tiles(tile, values.data, plans, dtype=values.dtype, chunks=chunks)
 
 
 def _merged(data: Any, plans: list[AxisPlan]) -> Any:
@@ -204,21 +220,25 @@ def _merged(data: Any, plans: list[AxisPlan]) -> Any:
     return data.rechunk(sizes)
 
 
-def _tiles_in_memory(shape: tuple[int, ...], model: SRModel) -> list[tuple[int, ...]]:
-    """Return tiles of in-memory data: whole fields unless one alone exceeds the memory budget."""
-    cells = max(1, current_options().memory_budget // bytes_per_cell(model))
-    *lead, ny, nx = shape
-    tall = max(4 * model.halo, 1, cells // (nx + 2 * model.halo) - 2 * model.halo)
-    return [*((size,) for size in lead), split(ny, tall) if ny * nx > cells else (ny,), (nx,)]
+def _lead_tiles(shape: tuple[int, ...], scale: int, itemsize: int, budget: int) -> list[tuple[int, ...]]:
+    """Return chunks of the leading axes of in-memory data, so that a block's result is a part of the budget."""
+    fields = max(1, budget // 4 // max(1, shape[-2] * shape[-1] * scale**2 * itemsize))
+    chunks: list[tuple[int, ...]] = []
+    for size in reversed(shape[:-2]):
+        chunks.insert(0, split(size, fields) if size else (0,))
+        fields = max(1, fields // max(1, size))
+    return chunks
 
 
-def _where(data: Any, keep: np.ndarray) -> Any:
-    if not hasattr(data, "dask"):
-        return np.where(keep, data, np.nan).astype(data.dtype)
-    import dask.array
-
-    plane = dask.array.from_array(keep, chunks=data.chunks[-2:])
-    return dask.array.where(plane, data, np.array(np.nan, data.dtype))
+def plane_tiles(shape: tuple[int, int], prepared: Prepared, budget: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return tiles of one field such that the network's activations for a tile and its halo fit the budget."""
+    cells, margin = max(1, budget // prepared.bytes_per_cell), 2 * prepared.halo
+    if (shape[0] + margin) * (shape[1] + margin) <= cells:
+        return (shape[0],), (shape[1],)
+    least = max(1, 4 * prepared.halo)  # else most of the work is done on halos
+    wide = min(shape[1], max(least, math.isqrt(cells) - margin))
+    tall = min(shape[0], max(least, cells // (wide + margin) - margin))
+    return split(shape[0], tall), split(shape[1], wide)
 
 
 def _labelled(

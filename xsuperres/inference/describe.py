@@ -13,6 +13,7 @@ import xarray as xr
 from xsuperres.errors import XSuperResError
 from xsuperres.fields.checks import is_lazy
 from xsuperres.fields.grid import Grid, check_scale, grid_of
+from xsuperres.fields.static import riding_statics
 from xsuperres.inference.apply import apply, bytes_per_cell, prepare
 from xsuperres.inference.chunked import bind
 from xsuperres.model.artefact import SRModel
@@ -39,6 +40,8 @@ def describe(da: xr.DataArray, scale: int | None, model: SRModel | None) -> str:
         rows.append(("result", f"{_bytes(da.nbytes * factor**2)}"))
     if model is not None:
         rows += _with_model(da, grid, model)
+    else:
+        rows.append(("static fields", ", ".join(riding_statics(da, grid)) or "none ride along"))
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name.ljust(width)}  {value}" for name, value in rows)
 

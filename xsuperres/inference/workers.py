@@ -6,8 +6,10 @@ content-addressed file once.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
+import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +28,7 @@ __all__ = ["ModelReference", "admitted", "choose_device", "prepared_model", "ref
 _PREPARED: dict[tuple[str, str], Prepared] = {}
 _LOCK = threading.Lock()
 _KEPT = 4  # prepared models per process; the oldest goes first
+_UNUSED = 30 * 24 * 3600.0  # seconds
 _ADMISSION: dict[int, threading.BoundedSemaphore] = {}
 
 
@@ -44,7 +47,10 @@ def refer(model: SRModel, *, to_file: bool) -> ModelReference:
         return ModelReference(model.digest, None)
     folder = cache_folder() / "models"
     path = folder / f"{model.digest}.safetensors"
-    if not path.exists():
+    if path.exists():
+        with contextlib.suppress(OSError):
+            path.touch()
+    else:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -53,7 +59,16 @@ def refer(model: SRModel, *, to_file: bool) -> ModelReference:
                 "variable XSUPERRES_CACHE."
             ) from error
         save_model(model, path)
+        _prune(folder)
     return ModelReference(model.digest, str(path))
+
+
+def _prune(folder: Path) -> None:
+    """Delete models that no graph has referred to for a month; they are copies."""
+    for path in folder.glob("*.safetensors"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > _UNUSED:
+                path.unlink()
 
 
 def prepared_model(reference: ModelReference, device: str) -> Prepared:

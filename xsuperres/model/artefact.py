@@ -18,13 +18,23 @@ from xsuperres.fields.channels import Channels
 from xsuperres.fields.grid import Grid
 from xsuperres.fields.static import StaticScaling, anomalies, static_channels
 from xsuperres.nn.network import NetworkSpec, SuperResolution
+from xsuperres.nn.resample import radius
 
-__all__ = ["SRModel", "TrainingRecord", "Variable"]
+__all__ = ["SRModel", "TrainingRecord", "Variable", "halo_with"]
+
+
+def halo_with(network: SuperResolution, data: DataConfig) -> int:
+    """Return the halo of a network with its input channels and its skip, in coarse cells."""
+    skip = radius("bicubic") if network.spec.config.skip else 0
+    return max(network.halo + data.reach, skip)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Variable:
-    """What the model was trained on: name, units, CF standard name, and whether it had missing cells."""
+    """What the model was trained on: name, units, CF standard name.
+
+    `had_missing` says whether the coarse fields given to ``fit``, held-out ones included, had missing cells.
+    """
 
     name: str | None
     units: str | None
@@ -109,10 +119,7 @@ class SRModel:
     @cached_property
     def halo(self) -> int:
         """Neighbouring coarse cells on each side that an output cell depends on."""
-        from xsuperres.nn.resample import radius
-
-        skip = radius("bicubic") if self.spec.config.skip else 0
-        return max(self.network.halo + self.data.reach, skip)
+        return halo_with(self.network, self.data)
 
     @cached_property
     def linear_correction(self) -> np.ndarray:
@@ -135,14 +142,14 @@ class SRModel:
     @cached_property
     def channels(self) -> Channels:
         """How fields on the model's domain become channels."""
-        climatology = np.nan_to_num(self.baselines.climatology, nan=self.scaling.mean)
-        planes = [static_channels(self.static, self.static_anomaly, self.static_scaling)]
+        planes, climatology = [static_channels(self.static, self.static_anomaly, self.static_scaling)], None
         if self.fixed_domain:
+            climatology = np.nan_to_num(self.baselines.climatology, nan=self.scaling.mean)
             planes.append(np.nan_to_num(self.baselines.delta)[None] / self.baselines.residual_sd["linear_fixed"])
         return Channels(
             mean=self.scaling.mean,
             sd=self.scaling.sd,
-            climatology=climatology if self.fixed_domain else None,
+            climatology=climatology,
             anomaly_sd=self.baselines.residual_sd["climatology"],
             contrast_sd=self.baselines.residual_sd["contrast"],
             contrast_radius=self.data.contrast_radius,

@@ -1,6 +1,6 @@
-"""Which samples validate: blocks in time, a period, or a stretch of the domain; never random steps.
+"""What is held out: blocks in time, a period, or a stretch of the domain to validate; a band to test.
 
-Labelled arrays in, masks out.
+Never random steps. Labelled arrays in; masks, or labelled arrays, out.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import numpy as np
 import xarray as xr
 
 from xsuperres.errors import ConfigError, DataError
-from xsuperres.fields.grid import Grid
+from xsuperres.fields.grid import Grid, grid_of
 
-__all__ = ["Holdout", "hold_out", "leading_dim"]
+__all__ = ["Holdout", "cut_band", "hold_out", "leading_dim", "whole_cells"]
 
 _SPACE_SHARE = 0.15  # of the longer axis
 _LARGEST_BLOCKS = 4
@@ -87,6 +87,42 @@ def hold_out(da: xr.DataArray, grid: Grid, validation: Any, *, scale: int, halo:
             + "; use another period or fraction, validation='space', or validation=None."
         )
     return Holdout(np.repeat(~chosen, fields), np.repeat(chosen, fields), ones, ones, kind)
+
+
+def cut_band(da: xr.DataArray, west: float, east: float) -> tuple[xr.DataArray, xr.DataArray]:
+    """Return the data outside and inside of the band ``west <= x < east``; longitudes are taken modulo a turn.
+
+    Examples
+    --------
+    >>> import xsuperres as xsr
+    >>> rest, band = cut_band(xsr.testing.toy_field(time=1, y=8, x=8, periodic=True), -180, -90)
+    >>> band.lon.values.tolist(), rest.lon.size
+    ([202.5, 247.5], 6)
+    """
+    x = grid_of(da, gaps=True).x
+    offset = (x.centres - west) % 360.0 if x.kind == "longitude" else x.centres - west
+    inside = np.zeros(x.size, bool)
+    inside[np.arange(x.size)[x.order]] = (offset >= 0) & (offset < east - west)
+    if not inside.any() or inside.all():
+        raise DataError(f"The band {west:g} to {east:g} holds {inside.sum()} of {x.size} columns of {x.dim!r}.")
+    return da.isel({x.dim: ~inside}), da.isel({x.dim: inside})
+
+
+def whole_cells(da: xr.DataArray, scale: int) -> xr.DataArray:
+    """Return the largest part of `da` that scale x scale cells tile: every connected stretch is cut at its end.
+
+    Examples
+    --------
+    >>> import xsuperres as xsr
+    >>> dict(whole_cells(xsr.testing.toy_field(time=1, y=9, x=14), 4).sizes)
+    {'time': 1, 'lat': 8, 'lon': 12}
+    """
+    grid = grid_of(da, gaps=True)
+    kept = {}
+    for axis in (grid.y, grid.x):
+        cells = [np.arange(p.start, p.stop - (p.stop - p.start) % scale) for p in axis.parts]
+        kept[axis.dim] = np.sort(np.arange(axis.size)[axis.order][np.concatenate(cells)])
+    return da.isel(kept)
 
 
 def _times(da: xr.DataArray, dim: str | None, count: int, validation: Any) -> tuple[np.ndarray, str]:

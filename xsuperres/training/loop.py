@@ -122,6 +122,7 @@ class _Keeper:
         self.best: dict[str, float] = {}
         self.best_state: dict[str, Any] | None = None
         self.history: dict[str, list[float]] = {}
+        self.diverged = False
 
     def count(self, loss: Tensor, rate: float) -> None:
         """Count a step with its loss and learning rate."""
@@ -137,17 +138,14 @@ class _Keeper:
 
     def finished(self, share: float) -> bool:
         patient = self.config.patience is None or self.stale < self.config.patience
-        return share >= 1.0 or not patient
+        return share >= 1.0 or not patient or self.diverged
 
     def check(self) -> str:
         """Validate the average, remember it if it is the best, and return a line for the progress bar."""
         loss = float(torch.stack(self.losses).mean()) if self.losses else math.nan
         self.losses.clear()
         if not math.isfinite(loss):
-            raise TrainingError(
-                f"The loss became {loss} after {self.steps} steps; use a smaller learning_rate than "
-                f"{self.config.learning_rate} or check the data for extreme values."
-            )
+            return self._diverged(loss)
         seconds = self.budget.clock.wall_seconds()
         entry = {"step": self.steps, "seconds": seconds, "loss": loss, "learning_rate": self.rate}
         line = f"loss {loss:.4f}"
@@ -159,6 +157,18 @@ class _Keeper:
         for name, value in entry.items():
             self.history.setdefault(name, []).append(value)
         return line
+
+    def _diverged(self, loss: float) -> str:
+        """Stop; what was good before is returned, if there is anything."""
+        what = (
+            f"The loss became {loss} after {self.steps} steps; use a smaller learning_rate than "
+            f"{self.config.learning_rate} or check the data for extreme values."
+        )
+        if self.best_state is None:
+            raise TrainingError(what)
+        warnings.warn(f"{what} The best model before that is returned.", XSuperResWarning, stacklevel=4)
+        self.diverged = True
+        return f"loss {loss}"
 
     def _validated(self) -> dict[str, float]:
         assert self.validate is not None

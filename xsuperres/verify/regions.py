@@ -16,6 +16,7 @@ from xsuperres.model.artefact import SRModel
 __all__ = ["elevation_of", "land_of", "region_weights", "surface_of"]
 
 _CLASS_EDGES = (500.0, 1500.0)  # m
+_STANDARD_GRAVITY = 9.80665  # m s-2
 
 
 def surface_of(
@@ -72,11 +73,13 @@ def _cut(plane: xr.DataArray, own: Grid, location: Location, grid: Grid) -> xr.D
 
 
 def elevation_of(surface: xr.Dataset) -> xr.DataArray | None:
-    """Return the elevation in metres, if it is known."""
+    """Return the elevation in metres, if it is known: altitude, or geopotential / standard gravity."""
     found = named(surface, ELEVATION)
     if found is None:
         return None
     factor = 1e3 if str(found.attrs.get("units", "m")).lower() in ("km", "kilometre", "kilometers") else 1.0
+    if found.attrs.get("standard_name") == "surface_geopotential":
+        factor = 1 / _STANDARD_GRAVITY
     return found.astype(np.float64) * factor
 
 

@@ -159,7 +159,8 @@ def _ground(case: _Case, coarse: xr.DataArray | None, why_no_model: str) -> tupl
                 "The scale is not known: the field bears no attribute xsuperres_scale and there is no model. Pass "
                 "coarse=, the field it was made from."
             )
-        coarse = coarsen(case.truth_here(), scale)
+        kept = {"minimum_valid_fraction": case.model.data.minimum_valid_fraction} if case.model else {}
+        coarse = coarsen(case.truth_here(), scale, **kept)
     else:
         coarse = with_dims_of(loaded_coords(coarse), case.grid)
         check_same_times(case.fine, coarse, case.grid, what="coarse")
