@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import xarray as xr
 
 if TYPE_CHECKING:
-    from xsuperres.config import DataConfig, NetworkConfig, OptimizationConfig, SamplingConfig
+    from xsuperres.config import AdversarialConfig, DataConfig, NetworkConfig, OptimizationConfig, SamplingConfig
     from xsuperres.model.artefact import SRModel
 
 __all__ = ["SuperResolutionAccessor"]
@@ -33,13 +33,15 @@ class SuperResolutionAccessor:
         scale: int,
         *,
         static: StaticLike = None,
-        training: Literal["supervised"] = "supervised",
+        training: Literal["supervised", "adversarial"] = "supervised",
+        time_window: int | None = None,
         backbone: str = "residual",
         upsampling: str = "interpolation",
         network: NetworkConfig | Mapping[str, Any] | None = None,
         data: DataConfig | Mapping[str, Any] | None = None,
         sampling: SamplingConfig | Mapping[str, Any] | None = None,
         optimization: OptimizationConfig | Mapping[str, Any] | None = None,
+        adversarial: AdversarialConfig | Mapping[str, Any] | None = None,
         init: SRModel | str | os.PathLike[str] | None = None,
         validation: float | slice | str | xr.DataArray | None = 0.2,
         seed: int = 0,
@@ -57,14 +59,16 @@ class SuperResolutionAccessor:
         static : Dataset, DataArray or list of str, optional
             Static fields on this grid. By default the 2-D coordinates with a CF standard name of one
             (surface_altitude, land_area_fraction, ...).
-        training : {"supervised"}
-            How the network is trained.
-        backbone : {"conv", "residual", "dense"}
+        training : {"supervised", "adversarial"}
+            How the network is trained; adversarial: against a discriminator, for sharper fields.
+        time_window : int, optional
+            Coarse frames that each output step is made from, the last of them its own; see `DataConfig`.
+        backbone : {"conv", "residual", "dense", "convnext", "unet"}
             Layers between the first convolution and the upsampling.
         upsampling : {"interpolation", "subpixel", "resize", "deconvolution"}
-            How the fine grid is reached.
-        network, data, sampling, optimization : dataclass or dict, optional
-            Settings, see `NetworkConfig`, `DataConfig`, `SamplingConfig`, `OptimizationConfig`.
+            How the fine grid is reached; resize_bilinear and resize_bicubic too.
+        network, data, sampling, optimization, adversarial : dataclass or dict, optional
+            Settings, see `NetworkConfig`, `DataConfig`, `SamplingConfig`, `OptimizationConfig`, `AdversarialConfig`.
         init : SRModel or path, optional
             Start from this model's weights and scaling (fine-tuning).
         validation : float, slice, DataArray, "space" or None
@@ -99,14 +103,17 @@ class SuperResolutionAccessor:
 
         clock = Clock()  # before the heavy imports: budgets in seconds mean the whole call
         from xsuperres.fitting import fit
+        from xsuperres.material import Sources
         from xsuperres.model.file import load_model
         from xsuperres.settings import FitSettings
 
-        parts = {"training": training, "backbone": backbone, "upsampling": upsampling, "network": network}
-        ways = {"data": data, "sampling": sampling, "optimization": optimization, "validation": validation}
+        parts = {"training": training, "time_window": time_window, "backbone": backbone, "upsampling": upsampling}
+        ways: dict[str, Any] = {"network": network, "data": data, "sampling": sampling, "optimization": optimization}
+        ways |= {"adversarial": adversarial, "validation": validation}
         start = load_model(init) if isinstance(init, (str, os.PathLike)) else init
         settings = FitSettings.of({"scale": scale, "seed": seed, **parts, **ways})
-        return fit(self._da, settings, static=static, init=start, activate=activate, progress=progress, clock=clock)
+        sources = Sources((self._da,))
+        return fit(sources, settings, static=static, init=start, activate=activate, progress=progress, clock=clock)
 
     def downscale(
         self,
@@ -114,6 +121,8 @@ class SuperResolutionAccessor:
         *,
         scale: int | None = None,
         static: xr.Dataset | xr.DataArray | None = None,
+        members: int | None = None,
+        seed: int = 0,
         batch_size: int | None = None,
         device: str = "auto",
         mask: Literal["input", "model"] | None = "model",
@@ -128,6 +137,10 @@ class SuperResolutionAccessor:
             Required without `model`; must be the model's.
         static : Dataset or DataArray, optional
             The model's static fields on the fine grid of this domain; not needed on the training domain.
+        members : int, optional
+            Results that differ by the network's randomness (noise, Monte Carlo dropout), along a new dim `member`.
+        seed : int
+            Of the members; the same seed gives the same members, however the data are chunked.
         batch_size : int, optional
             Fields that go through the network at once.
         device : str
@@ -149,7 +162,9 @@ class SuperResolutionAccessor:
         from xsuperres.inference.chunked import downscale
 
         chosen = self._model(model, scale)
-        return downscale(self._da, chosen, static=static, batch_size=batch_size, device=device, mask=mask)
+        options: dict[str, Any] = {"members": members, "seed": seed, "batch_size": batch_size}
+        options |= {"device": device, "mask": mask}
+        return downscale([self._da], chosen, static=static, **options)[0]
 
     def _model(self, model: SRModel | str | os.PathLike[str] | None, scale: int | None) -> SRModel:
         from xsuperres.errors import ConfigError

@@ -9,17 +9,19 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from numbers import Integral, Real
 from typing import Any, Literal, TypeVar
 
+from xsuperres.conditions import at_least, bounds, each, flag, number
 from xsuperres.errors import ConfigError, unknown_name
 
 __all__ = [
+    "AdversarialConfig",
     "DataConfig",
     "NetworkConfig",
     "OptimizationConfig",
     "SamplingConfig",
     "check_choice",
+    "of_variable",
     "resolve",
 ]
 
@@ -66,7 +68,21 @@ class NetworkConfig:
     head_width : int
         Channels at the fine grid before the last convolution.
     activation : str
-        relu, leaky_relu, elu, selu, gelu, silu or tanh.
+        relu, leaky_relu, elu, selu, gelu, silu, softplus, sigmoid or tanh.
+    output_activation : str or None
+        Applied last, to the sum of skip and network in (transformed) units of the variable, scaled by the training
+        error of the skip so that it bends where it matters: softplus or relu keep precipitation positive.
+    normalization : {None, "batch", "layer", "group"}
+        Of features. layer and group normalise over the channels of each cell; batch uses statistics of training.
+    attention : {None, "channel", "local"}
+        Channels weighed by their means over the whole domain, which then cannot be tiled in y and x, or over the
+        neighbourhood of each cell.
+    dropout : {None, "vanilla", "spatial", "gaussian"}
+        Of features during training, and at inference with ``members=``.
+    dropout_rate : float
+        Share that is dropped.
+    separable : bool
+        Depthwise-separable convolutions in the backbone.
     location_features : int
         Learned fields on a fixed domain; 0 for none. Such a model refuses other domains and flips.
     skip : {"linear", "bicubic", None}
@@ -78,12 +94,20 @@ class NetworkConfig:
     depth: int = 2
     head_width: int = 16
     activation: str = "relu"
+    output_activation: str | None = None
+    normalization: str | None = None
+    attention: str | None = None
+    dropout: str | None = None
+    dropout_rate: float = 0.1
+    separable: bool = False
     location_features: int = 0
     skip: Literal["linear", "bicubic"] | None = "linear"
 
     def __post_init__(self) -> None:
-        _at_least(self, 1, "width", "depth", "head_width")
-        _at_least(self, 0, "location_features")
+        at_least(self, 1, "width", "depth", "head_width")
+        at_least(self, 0, "location_features")
+        number(self, 0.0, 0.95, "dropout_rate")
+        flag(self, "separable")
         check_choice("skip", self.skip, ("linear", "bicubic", None))
 
 
@@ -102,16 +126,37 @@ class DataConfig:
         radius, not its value, so that it learns patterns, not places; 0 shows the value.
     minimum_valid_fraction : float
         A coarse cell is valid when at least this fraction of its area is.
+    time_alignment : {"last", "centre"}
+        Where the output step lies in its time window: at its end (nothing of the future is used) or in its middle (the
+        window is odd).
+    calendar : bool
+        Whether the network is told the season and the hour (sine and cosine of day of year and time of day).
+    transform : {None, "log1p", "sqrt", "anomaly"} or dict of name to these
+        Of the variable before scaling, undone at the end. log1p is in units of the training mean of its size; anomaly
+        is the departure from each cell's training mean, on a fixed domain. For several variables, one each.
+    valid_min, valid_max : float, dict of name to float, or None
+        Physical bounds of the result, in its units.
     """
 
     domain: Literal["auto", "fixed", "open"] = "auto"
     contrast_radius: int = 2
     minimum_valid_fraction: float = 0.5
+    time_alignment: Literal["last", "centre"] = "last"
+    calendar: bool = False
+    transform: str | Mapping[str, str | None] | None = None
+    valid_min: float | Mapping[str, float] | None = None
+    valid_max: float | Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
         check_choice("domain", self.domain, ("auto", "fixed", "open"))
-        _at_least(self, 0, "contrast_radius")
-        _number(self, 0.0, 1.0, "minimum_valid_fraction")
+        check_choice("time_alignment", self.time_alignment, ("last", "centre"))
+        at_least(self, 0, "contrast_radius")
+        number(self, 0.0, 1.0, "minimum_valid_fraction")
+        flag(self, "calendar")
+        for kind in each(self.transform):
+            check_choice("transform", kind, (None, "log1p", "sqrt", "anomaly"))
+        for name in ("valid_min", "valid_max"):
+            bounds(self, name)
 
     @property
     def reach(self) -> int:
@@ -145,8 +190,8 @@ class SamplingConfig:
     memory_budget: int = 4 * 2**30
 
     def __post_init__(self) -> None:
-        _at_least(self, 2, "patch_size", optional=True)
-        _at_least(self, 1, "batch_size", "memory_budget")
+        at_least(self, 2, "patch_size", optional=True)
+        at_least(self, 1, "batch_size", "memory_budget")
         for name in ("flip", "flip_sign"):
             axes = getattr(self, name)
             if not isinstance(axes, (tuple, list, str)):
@@ -156,6 +201,53 @@ class SamplingConfig:
                 check_choice(f"{name} axis", axis, ("x", "y"))
         if not set(self.flip_sign) <= set(self.flip):
             raise ConfigError(f"flip_sign={self.flip_sign} must be among the axes of flip={self.flip}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdversarialConfig:
+    """How a network is trained against a discriminator, after a share of the budget without.
+
+    Parameters
+    ----------
+    loss : {"bce", "hinge", "wasserstein_gp"}
+        The game: binary cross-entropy (Goodfellow et al. 2014), hinge (Lim and Ye 2017), or Wasserstein distance with
+        a gradient penalty (Gulrajani et al. 2017).
+    weight : float
+        Of the adversarial loss of the generator; the pixel loss has `pixel_weight`.
+    pixel_weight : float
+        Of the loss that a supervised network has (``optimization.loss``).
+    warm_up : float
+        Share of the budget that is trained without the discriminator.
+    learning_rate : float
+        Of the discriminator; the generator has ``optimization.learning_rate``.
+    discriminator : str
+        Its architecture.
+    width, depth : int
+        Its channels and residual blocks.
+    gradient_penalty : float
+        Weight of the penalty of wasserstein_gp.
+    noise : int
+        Channels of random numbers the generator is given, so that members differ; 0 for none.
+    """
+
+    loss: Literal["bce", "hinge", "wasserstein_gp"] = "hinge"
+    weight: float = 0.1
+    pixel_weight: float = 1.0
+    warm_up: float = 0.3
+    learning_rate: float = 1e-3
+    discriminator: str = "residual"
+    width: int = 32
+    depth: int = 2
+    gradient_penalty: float = 10.0
+    noise: int = 0
+
+    def __post_init__(self) -> None:
+        check_choice("adversarial loss", self.loss, ("bce", "hinge", "wasserstein_gp"))
+        at_least(self, 1, "width", "depth")
+        at_least(self, 0, "noise")
+        number(self, 0.0, math.inf, "weight", "learning_rate", "gradient_penalty")
+        number(self, 0.0, 1e9, "pixel_weight")
+        number(self, 0.0, 0.99, "warm_up")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,8 +266,9 @@ class OptimizationConfig:
         Peak of the schedule: linear warm-up over the first 5 %, then a half cosine to 0.
     weight_decay : float
         Of AdamW.
-    loss : str
-        mae, mse or huber; area-weighted, missing cells ignored.
+    loss : str or dict of str to float
+        mae, mse, huber, dssim, msdssim, spectral or gradient, or a weighted sum such as ``{"mae": 0.8, "dssim": 0.2}``;
+        area-weighted, missing cells ignored.
     gradient_clip : float
         Largest norm of the gradient of one step.
     averaging : float
@@ -195,7 +288,7 @@ class OptimizationConfig:
     max_cpu_seconds: float | None = None
     learning_rate: float = 1e-3
     weight_decay: float = 1e-2
-    loss: str = "mse"
+    loss: str | Mapping[str, float] = "mse"
     gradient_clip: float = 1.0
     averaging: float = 0.98
     validations: int = 12
@@ -203,33 +296,13 @@ class OptimizationConfig:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        _at_least(self, 1, "validations")
-        _at_least(self, 1, "max_steps", "max_epochs", "patience", optional=True)
-        _number(self, 0.0, math.inf, "learning_rate", "gradient_clip")
-        _number(self, 0.0, math.inf, "max_seconds", "max_cpu_seconds", optional=True)
-        _number(self, 0.0, 1.0, "weight_decay", "averaging")
+        at_least(self, 1, "validations")
+        at_least(self, 1, "max_steps", "max_epochs", "patience", optional=True)
+        number(self, 0.0, math.inf, "learning_rate", "gradient_clip")
+        number(self, 0.0, math.inf, "max_seconds", "max_cpu_seconds", optional=True)
+        number(self, 0.0, 1.0, "weight_decay", "averaging")
 
 
-def _at_least(config: object, least: int, *names: str, optional: bool = False) -> None:
-    """Check integers, and make those of numpy Python's own, so that a model file can hold them."""
-    for name in names:
-        value = getattr(config, name)
-        if value is None and optional:
-            continue
-        if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-            raise ConfigError(f"{type(config).__name__}.{name} must be an integer of at least {least}, got {value!r}.")
-        object.__setattr__(config, name, int(value))
-
-
-def _number(config: object, low: float, high: float, *names: str, optional: bool = False) -> None:
-    """Check finite numbers between `low` and `high`; a `low` of 0 with an infinite `high` means positive."""
-    positive = low == 0 and math.isinf(high)
-    for name in names:
-        value = getattr(config, name)
-        if value is None and optional:
-            continue
-        number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-        if not number or not (value > 0 if positive else low <= value <= high):
-            expected = "a positive number" if positive else f"a number between {low} and {high}"
-            raise ConfigError(f"{type(config).__name__}.{name} must be {expected}, got {value!r}.")
-        object.__setattr__(config, name, float(value))
+def of_variable(setting: Any, name: object) -> Any:
+    """Return a setting that is one for all variables, or a dict by name."""
+    return setting.get(name) if isinstance(setting, Mapping) else setting

@@ -7,13 +7,24 @@ from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Any
 
-from xsuperres.config import DataConfig, NetworkConfig, OptimizationConfig, SamplingConfig, check_choice, resolve
+from xsuperres.conditions import each
+from xsuperres.config import (
+    AdversarialConfig,
+    DataConfig,
+    NetworkConfig,
+    OptimizationConfig,
+    SamplingConfig,
+    check_choice,
+    resolve,
+)
 from xsuperres.errors import ConfigError
 from xsuperres.fields.grid import check_scale
+from xsuperres.fields.times import offsets
 from xsuperres.inference.workers import choose_device
 from xsuperres.nn.backbones import BACKBONES
-from xsuperres.nn.blocks import ACTIVATIONS
-from xsuperres.nn.losses import LOSSES
+from xsuperres.nn.discriminator import DISCRIMINATORS
+from xsuperres.nn.layers import ACTIVATIONS, ATTENTION, DROPOUT, NORMALIZATION
+from xsuperres.nn.losses import loss_names
 from xsuperres.nn.upsamplers import UPSAMPLERS
 
 __all__ = ["FitSettings"]
@@ -24,12 +35,15 @@ class FitSettings:
     """All settings of one `fit`; see `SuperResolutionAccessor.fit` for what each means."""
 
     scale: int
+    training: str
+    time_window: int | None
     backbone: str
     upsampling: str
     network: NetworkConfig
     data: DataConfig
     sampling: SamplingConfig
     optimization: OptimizationConfig
+    adversarial: AdversarialConfig
     validation: Any
     seed: int
 
@@ -42,22 +56,47 @@ class FitSettings:
         ConfigError, UnknownNameError, GridError
             If a name is unknown, a number out of range, or settings contradict each other.
         """
-        check_choice("training", given["training"], ("supervised",))
+        check_choice("training", given["training"], ("supervised", "adversarial"))
         settings = cls(
             scale=check_scale(given["scale"]),
+            training=given["training"],
+            time_window=_window(given.get("time_window")),
             backbone=BACKBONES.canonical(given["backbone"]),
             upsampling=UPSAMPLERS.canonical(given["upsampling"]),
             network=resolve(NetworkConfig, given["network"]),
             data=resolve(DataConfig, given["data"]),
             sampling=resolve(SamplingConfig, given["sampling"]),
             optimization=resolve(OptimizationConfig, given["optimization"]),
+            adversarial=resolve(AdversarialConfig, given.get("adversarial")),
             validation=given["validation"],
             seed=_seed(given["seed"]),
         )
-        ACTIVATIONS.canonical(settings.network.activation)
-        LOSSES.canonical(settings.optimization.loss)
+        settings._check_names()
         choose_device(settings.optimization.device)
+        if settings.time_window is not None:
+            offsets(settings.time_window, settings.data.time_alignment)
         return settings._with_domain()
+
+    def _check_names(self) -> None:
+        """Refuse names of parts that are not registered, before any data are read."""
+        network = self.network
+        ACTIVATIONS.canonical(network.activation)
+        chosen = (
+            (ACTIVATIONS, network.output_activation),
+            (NORMALIZATION, network.normalization),
+            (ATTENTION, network.attention),
+            (DROPOUT, network.dropout),
+        )
+        for registry, name in chosen:
+            if name is not None:
+                registry.canonical(name)
+        loss_names(self.optimization.loss)
+        DISCRIMINATORS.canonical(self.adversarial.discriminator)
+        anomaly = "anomaly" in each(self.data.transform)
+        if network.output_activation is not None and anomaly:
+            raise ConfigError(
+                "output_activation acts on the variable, transform='anomaly' leaves its departures; choose one of them."
+            )
 
     def _with_domain(self) -> FitSettings:
         """Decide what "auto" means, and refuse what a fixed or an open domain cannot have."""
@@ -81,6 +120,14 @@ class FitSettings:
                 f"without flips, got domain={domain!r}, flip={self.sampling.flip}."
             )
         return replace(self, data=replace(self.data, domain=domain))
+
+
+def _window(window: Any) -> int | None:
+    if window is None:
+        return None
+    if isinstance(window, bool) or not isinstance(window, Integral) or window < 2:
+        raise ConfigError(f"time_window must be a whole number of at least 2 frames, or None, got {window!r}.")
+    return int(window)
 
 
 def _seed(seed: Any) -> int:

@@ -2,8 +2,9 @@
 
 Dask and numpy only. A window is one chunk along one axis: the cells it covers, widened by the halo, cut at a
 true domain edge (there is no neighbour there), wrapped on a periodic axis, as often as it takes. The mapped
-function gets the widened block and where it starts, returns the block refined by ``scale``, and the part that
-came from the halo is trimmed. Lazy and eager maps share the windows, so they give the same numbers.
+function gets the widened block and its windows, returns the block refined by ``scale``, and the part that came from
+the halo is trimmed; along a ``consumed`` axis it returns the chunk's own cells only. Lazy and eager maps share the
+windows, so they give the same numbers.
 """
 
 from __future__ import annotations
@@ -18,15 +19,32 @@ import numpy as np
 __all__ = ["AxisPlan", "Window", "map_tiles", "split", "windows"]
 
 TileFunction = Callable[..., np.ndarray]
+Along = tuple[int, np.ndarray]
 
 
 @dataclass(frozen=True)
 class AxisPlan:
-    """How one axis is tiled: halo in cells before and after, wrap-around, refinement of the output."""
+    """How one axis is tiled: halo in cells before and after, wrap-around, refinement of the output.
+
+    `consumed`: the function needs the halo, and returns no cells for it. `count`: how many cells it returns along an
+    axis of one chunk whose cells it mixes.
+    """
 
     halo: tuple[int, int] = (0, 0)
     periodic: bool = False
     scale: int = 1
+    consumed: bool = False
+    count: int | None = None
+
+    def size(self, core: int) -> int:
+        """Return how many cells come of `core` cells."""
+        return core * self.scale if self.count is None else self.count
+
+    def trim(self, window: Window) -> slice:
+        """Return the cells of the function's result that belong to the chunk itself."""
+        if self.consumed or self.count is not None:
+            return slice(None)
+        return slice(window.before * self.scale, (window.before + window.core) * self.scale)
 
 
 @dataclass(frozen=True)
@@ -43,9 +61,10 @@ class Window:
     before: int
     core: int
 
-    def trim(self, scale: int) -> slice:
-        """Return the cells of the refined block that belong to the chunk itself."""
-        return slice(self.before * scale, (self.before + self.core) * scale)
+    @property
+    def own(self) -> slice:
+        """The cells of the widened block that are the chunk's own."""
+        return slice(self.before, self.before + self.core)
 
 
 def windows(chunks: Sequence[int], plan: AxisPlan) -> list[Window]:
@@ -105,14 +124,15 @@ def map_tiles(
     chunks: Sequence[Sequence[int]] | None = None,
     name: str = "tiles",
     token: object = None,
+    along: Along | None = None,
 ) -> Any:
     """Map `function` over the blocks of `array` and join the results.
 
     Parameters
     ----------
     function : callable
-        ``function(block, origin=...)`` with the joined, widened block and the tuple of its origins; returns the
-        block refined by the axes' scales.
+        ``function(block, parts)`` with the joined, widened block and its window along each axis, and the cells of
+        `along` as a third argument where that is given; returns the block refined by the axes' scales.
     array : numpy or dask array
         Dask: lazy, one task per output block and a slice per neighbour. Numpy: computed at once.
     plans : sequence of AxisPlan
@@ -121,13 +141,15 @@ def map_tiles(
         Of a numpy array; a dask array has its own.
     name, token : str, object
         Prefix of the keys, and what identifies `function` for them: the same token and input give the same keys.
+    along : tuple of (axis, ndarray (size, ...)), optional
+        What is known of each cell along an axis that does not wrap; each block gets its own.
     """
     if chunks is None:
         chunks = array.chunks if hasattr(array, "dask") else tuple((size,) for size in array.shape)
     per_axis = [windows(sizes, plan) for sizes, plan in zip(chunks, plans, strict=True)]
     if hasattr(array, "dask"):
-        return _map_lazy(function, array, plans, per_axis, dtype=dtype, name=name, token=token)
-    return _map_eager(function, array, plans, per_axis, dtype=dtype, chunks=chunks)
+        return _map_lazy(function, array, plans, per_axis, dtype=dtype, name=name, token=token, along=along)
+    return _map_eager(function, array, plans, per_axis, dtype=dtype, chunks=chunks, along=along)
 
 
 def _map_eager(
@@ -138,24 +160,31 @@ def _map_eager(
     *,
     dtype: np.dtype,
     chunks: Sequence[Sequence[int]],
+    along: Along | None,
 ) -> np.ndarray:
-    scales = [plan.scale for plan in plans]
     if all(len(found) == 1 and len(found[0].pieces) == 1 for found in per_axis):  # nothing to join or to trim
-        return function(array, origin=(0,) * array.ndim)
-    out = np.empty([size * scale for size, scale in zip(array.shape, scales, strict=True)], dtype)
+        parts = tuple(found[0] for found in per_axis)
+        return function(array, parts, *_beside(along, parts))
+    out = np.empty([plan.size(size) for size, plan in zip(array.shape, plans, strict=True)], dtype)
     starts = [np.concatenate([[0], np.cumsum(sizes)]).tolist() for sizes in chunks]
     for index in itertools.product(*(range(len(found)) for found in per_axis)):
-        block, parts = array, []
-        for axis, at in enumerate(index):
-            window = per_axis[axis][at]
+        block, parts = array, tuple(per_axis[axis][at] for axis, at in enumerate(index))
+        for axis, window in enumerate(parts):
             block = _take(block, axis, window, starts[axis])
-            parts.append(window)
-        target = tuple(
-            slice(starts[axis][at] * scales[axis], (starts[axis][at] + parts[axis].core) * scales[axis])
-            for axis, at in enumerate(index)
-        )
-        out[target] = _run(function, [block], None, tuple(parts), tuple(scales))
+        done = _run(function, [block], None, parts, tuple(plans), *_beside(along, parts))
+        corner = [0 if p.count is not None else starts[axis][index[axis]] * p.scale for axis, p in enumerate(plans)]
+        out[tuple(slice(start, start + size) for start, size in zip(corner, done.shape, strict=True))] = done
     return out
+
+
+def _beside(along: Along | None, parts: tuple[Window, ...]) -> tuple[np.ndarray, ...]:
+    """Return the cells of `along` that a block covers, as the function's further argument, if there is one."""
+    if along is None:
+        return ()
+    axis, values = along
+    window = parts[axis]
+    covered = sum(stop - start for _, start, stop in window.pieces)
+    return (values[window.origin : window.origin + covered],)
 
 
 def _take(block: np.ndarray, axis: int, window: Window, starts: list[int]) -> np.ndarray:
@@ -178,13 +207,14 @@ def _map_lazy(
     dtype: np.dtype,
     name: str,
     token: object,
+    along: Along | None,
 ) -> Any:
     import dask.array
     from dask.base import tokenize
     from dask.highlevelgraph import HighLevelGraph
 
-    scales = tuple(plan.scale for plan in plans)
-    key = f"{name}-{tokenize(token, array, plans)}"
+    plans = tuple(plans)
+    key = f"{name}-{tokenize(token, array, plans, along)}"
     graph: dict[Any, Any] = {}
     for index in itertools.product(*(range(len(found)) for found in per_axis)):
         parts = tuple(per_axis[axis][at] for axis, at in enumerate(index))
@@ -193,9 +223,9 @@ def _map_lazy(
             _source(graph, key, array, combination)
             for combination in itertools.product(*(part.pieces for part in parts))
         ]
-        graph[(key, *index)] = (_run, function, blocks, shape, parts, scales)
+        graph[(key, *index)] = (_run, function, blocks, shape, parts, plans, *_beside(along, parts))
     chunks = tuple(
-        tuple(window.core * scale for window in found) for found, scale in zip(per_axis, scales, strict=True)
+        tuple(plan.size(window.core) for window in found) for found, plan in zip(per_axis, plans, strict=True)
     )
     layers = HighLevelGraph.from_collections(key, graph, dependencies=[array])
     return dask.array.Array(layers, key, chunks, dtype=dtype)
@@ -224,12 +254,13 @@ def _run(
     blocks: list[np.ndarray],
     shape: tuple[int, ...] | None,
     parts: tuple[Window, ...],
-    scales: tuple[int, ...],
+    plans: tuple[AxisPlan, ...],
+    *beside: np.ndarray,
 ) -> np.ndarray:
     """Join the pieces, call the function, trim the halo."""
     block = blocks[0] if len(blocks) == 1 else _join(blocks, shape or ())
-    refined = function(block, origin=tuple(part.origin for part in parts))
-    return refined[tuple(part.trim(scale) for part, scale in zip(parts, scales, strict=True))]
+    refined = function(block, parts, *beside)
+    return refined[tuple(plan.trim(part) for part, plan in zip(parts, plans, strict=True))]
 
 
 def _join(blocks: list[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:

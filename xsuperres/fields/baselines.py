@@ -20,7 +20,7 @@ import numpy as np
 from xsuperres.errors import DataError
 from xsuperres.fields.channels import contrast
 
-__all__ = ["LAPSE_RATE", "LinearBaselines", "Scaling", "TrainingMoments"]
+__all__ = ["LAPSE_RATE", "InputMoments", "LinearBaselines", "Scaling", "TrainingMoments"]
 
 LAPSE_RATE = -6.5e-3  # K m-1, ICAO standard atmosphere
 
@@ -65,6 +65,55 @@ class LinearBaselines:
         return replace(self, delta=empty, slope=empty, intercept=empty, climatology=empty)
 
 
+class InputMoments:
+    """Sums over the coarse values of one variable, cell by cell alike: they only set a scale.
+
+    Parameters
+    ----------
+    contrast_radius : int
+        Of the neighbourhood whose contrast is measured, without wrap-around.
+    """
+
+    def __init__(self, contrast_radius: int = 0) -> None:
+        self.contrast_radius, self.count = contrast_radius, 0
+        self.sum = self.squares = self.contrast_squares = 0.0
+        self.missing = False
+
+    def add(self, coarse: np.ndarray) -> None:
+        """Add fields (n, y, x); NaN is missing."""
+        import torch
+
+        values = torch.from_numpy(np.ascontiguousarray(coarse, dtype=np.float64))
+        valid = torch.isfinite(values)
+        known = values[valid]
+        self.count += known.numel()
+        self.sum += float(known.sum())
+        self.squares += float(known.square().sum())
+        self.contrast_squares += float(contrast(values, valid, self.contrast_radius).square().sum())
+        self.missing = self.missing or not bool(valid.all())
+
+    @property
+    def contrast_sd(self) -> float:
+        """Standard deviation of the contrast."""
+        return float(np.sqrt(self.contrast_squares / max(1, self.count)))
+
+    def scaling(self, name: object) -> Scaling:
+        """Return mean and standard deviation.
+
+        Raises
+        ------
+        DataError
+            If no value is valid, or the variable is constant.
+        """
+        if not self.count:
+            raise DataError(f"{name!r} has no valid value to train on: every cell is NaN; check the selection.")
+        mean = self.sum / self.count
+        variance = self.squares / self.count - mean**2
+        if not variance > 1e-12 * max(1e-12, mean**2):
+            raise DataError(f"{name!r} is constant ({mean:g}) on the training samples; nothing can be learnt from it.")
+        return Scaling(mean, float(np.sqrt(variance)))
+
+
 class TrainingMoments:
     """Weighted sums over training samples.
 
@@ -79,8 +128,8 @@ class TrainingMoments:
     """
 
     def __init__(self, area: np.ndarray, anomaly: np.ndarray, *, contrast_radius: int = 0) -> None:
-        self.area, self.anomaly, self.contrast_radius = area, anomaly, contrast_radius
-        self.contrast_sum, self.contrast_count = 0.0, 0
+        self.area, self.anomaly = area, anomaly
+        self.inputs = InputMoments(contrast_radius)
         shape, statics = area.shape, len(anomaly)
         self.count = np.zeros(shape)
         self.sums = {name: np.zeros(shape) for name in ("b", "t", "bb", "bt", "tt")}
@@ -106,17 +155,7 @@ class TrainingMoments:
             self.coarse_sum, self.coarse_count = np.zeros(coarse.shape[1:]), np.zeros(coarse.shape[1:])
         self.coarse_sum += np.where(present, coarse, 0.0).sum(axis=0, dtype=np.float64)
         self.coarse_count += present.sum(axis=0)
-        self._add_contrast(coarse)
-
-    def _add_contrast(self, coarse: np.ndarray) -> None:
-        """Add squared contrasts; wrap-around is left out, since they only set a scale."""
-        import torch
-
-        values = torch.from_numpy(np.ascontiguousarray(coarse, dtype=np.float64))
-        valid = torch.isfinite(values)
-        squares = contrast(values, valid, self.contrast_radius).square()
-        self.contrast_sum += float(squares.sum())
-        self.contrast_count += int(valid.sum())
+        self.inputs.add(coarse)
 
     def fit(self, name: object = "the data") -> tuple[Scaling, LinearBaselines]:
         """Return scaling statistics and baselines.
@@ -188,5 +227,5 @@ class TrainingMoments:
             "linear_open": plain - float(explained) / total,
             "linear_fixed": fixed,
             "climatology": float((self.area * about).sum()) / total,
-            "contrast": self.contrast_sum / max(1, self.contrast_count),
+            "contrast": self.inputs.contrast_sd**2,
         }

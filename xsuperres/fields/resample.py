@@ -17,7 +17,7 @@ from xsuperres.fields.axes import locate_groups
 from xsuperres.fields.checks import check_values, is_lazy
 from xsuperres.fields.grid import Grid, Location, check_scale, grid_of
 from xsuperres.fields.labels import attach, named_like
-from xsuperres.tiles import AxisPlan, map_tiles
+from xsuperres.tiles import AxisPlan, Window, map_tiles
 
 __all__ = [
     "coarsen",
@@ -75,7 +75,7 @@ def interpolate_array(values: np.ndarray, scale: int, method: str = "bicubic", *
     return fine[..., wrap * scale : fine.shape[-1] - wrap * scale]
 
 
-def _interpolate_block(block: np.ndarray, scale: int, method: str, origin: tuple[int, ...] = ()) -> np.ndarray:
+def _interpolate_block(block: np.ndarray, scale: int, method: str) -> np.ndarray:
     import torch
 
     from xsuperres.nn.resample import interpolate as refine
@@ -110,7 +110,7 @@ def interpolate(
     fine = coarse.refine(scale) if like is None else named_like(fine_like(like, coarse, scale), coarse)
     values = coarse.canonical(da)
 
-    def refine(block: np.ndarray, origin: tuple[int, ...]) -> np.ndarray:
+    def refine(block: np.ndarray, parts: tuple[Window, ...]) -> np.ndarray:
         return _interpolate_block(block, scale, method)
 
     data = map_tiles(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -15,13 +15,15 @@ import torch
 from torch import Tensor
 
 from xsuperres.errors import XSuperResWarning
-from xsuperres.fields.channels import Channels
+from xsuperres.fields.channels import Channels, CoarsePlanes
 from xsuperres.fields.resample import fine_index
 from xsuperres.model.artefact import SRModel
 from xsuperres.nn.network import Cells, SuperResolution
+from xsuperres.nn.place import Place, at
 from xsuperres.nn.resample import interpolate, interpolate_valid, repeat_cells
+from xsuperres.nn.temporal import taken
 
-__all__ = ["Mask", "Prepared", "apply", "bytes_per_cell", "prepare", "sub_batch"]
+__all__ = ["Frames", "Mask", "Prepared", "apply", "bytes_per_cell", "prepare", "sub_batch"]
 
 Mask = Literal["input", "model"] | None
 
@@ -30,19 +32,21 @@ Mask = Literal["input", "model"] | None
 class Prepared:
     """A model ready to run on one device: tensors of its whole domain, cropped block by block.
 
-    `fine` (c, Y, X) are the fine channels, `correction` (Y, X) what the skip adds to bicubic in scaled units,
-    `climatology` (y, x) the mean training input, `trained` (Y, X) the fine cells that were trained on, where some
-    never were.
+    `fine` (c, Y, X) are the fine channels, `correction` (t, Y, X) what the skip adds to bicubic in scaled units,
+    `coarse` the planes of the coarse grid, `offset` (t, Y, X) what is added to transformed values, `trained`
+    (t, Y, X) the fine cells that were trained on, where some never were.
     """
 
     network: SuperResolution
     channels: Channels
     scale: int
-    halo: int
+    reach: int
+    time_halo: tuple[int, int]
     bytes_per_cell: int
     fine: Tensor
     correction: Tensor | None
-    climatology: Tensor | None
+    coarse: CoarsePlanes
+    offset: Tensor | None
     trained: Tensor | None
     device: torch.device
 
@@ -54,16 +58,19 @@ def prepare(model: SRModel, device: torch.device | str = "cpu", network: SuperRe
     def tensor(values: np.ndarray | None, dtype: torch.dtype = torch.float32) -> Tensor | None:
         return None if values is None else torch.from_numpy(np.ascontiguousarray(values)).to(device, dtype)
 
-    correction = channels.correction
+    correction, count = channels.correction, channels.targets
+    offsets = channels.offsets or (None, None)
     return Prepared(
         network=network if network is not None else _placed(model.network, device),
         channels=channels,
         scale=model.scale,
-        halo=model.halo,
+        reach=model.reach,
+        time_halo=model.time_halo,
         bytes_per_cell=bytes_per_cell(model),
         fine=torch.from_numpy(channels.fine).to(device),
-        correction=tensor(None if correction is None else correction / channels.sd),
-        climatology=tensor(channels.climatology, torch.float64),
+        correction=tensor(None if correction is None else correction / np.array(channels.sd[:count])[:, None, None]),
+        coarse=CoarsePlanes(tensor(channels.climatology, torch.float64), tensor(offsets[0], torch.float64)),
+        offset=tensor(offsets[1]),
         trained=tensor(model.fine_mask, torch.bool),
         device=device,
     )
@@ -74,102 +81,189 @@ def _placed(network: SuperResolution, device: torch.device) -> SuperResolution:
     return network if device.type == "cpu" else copy.deepcopy(network).to(device)
 
 
+@dataclass(frozen=True)
+class Frames:
+    """A block's frames, and which of them each output step is made from.
+
+    Parameters
+    ----------
+    values : ndarray (f, variables, y, x)
+        In units of the variables, NaN where missing.
+    rows, columns : ndarray of int
+        Where the block lies on the model's coarse grid.
+    calendar : ndarray (f, features) or None
+        What the calendar says.
+    windows : ndarray of int (n, w) or None
+        Frames of each output step, the first ones never falling; None: one step per frame.
+    place : Place or None
+        Where the block lies on the input's grid; needed by networks that are random or look at the whole domain.
+    keys : tuple of Tensor (f,), (n,), or None
+        What tells the random numbers of frames, and of output steps, apart; None: nothing is random.
+    """
+
+    values: np.ndarray
+    rows: np.ndarray
+    columns: np.ndarray
+    calendar: np.ndarray | None = None
+    windows: np.ndarray | None = None
+    place: Place | None = None
+    keys: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def steps(self) -> int:
+        """Number of output steps."""
+        return len(self.values) if self.windows is None else len(self.windows)
+
+
 @torch.inference_mode()
-def apply(
-    prepared: Prepared,
-    coarse: np.ndarray,
-    rows: np.ndarray,
-    columns: np.ndarray,
-    *,
-    batch_size: int | None = None,
-    mask: Mask = "input",
-) -> np.ndarray:
+def apply(prepared: Prepared, frames: Frames, *, batch_size: int | None = None, mask: Mask = "input") -> np.ndarray:
     """Downscale a block.
 
     Parameters
     ----------
-    coarse : ndarray (n, y, x)
-        Values in the variable's units, NaN where missing.
-    rows, columns : ndarray of int
-        Where the block lies on the model's coarse grid.
+    frames : Frames
+        The block.
     batch_size : int, optional
-        Fields per pass through the network; all at once by default.
+        Output steps per pass through the network; all at once by default.
     mask : {"input", "model", None}
         Which cells are NaN in the result: those of missing coarse cells, also those that were never trained on, none.
 
     Returns
     -------
-    ndarray (n, scale y, scale x)
-        In the variable's units and the dtype of `coarse`.
+    ndarray (n, targets, scale y, scale x)
+        In the variables' units and the dtype of the values.
     """
-    n, (ny, nx), scale = len(coarse), coarse.shape[1:], prepared.scale
-    cells = Cells(torch.from_numpy(fine_index(rows, scale)[None]), torch.from_numpy(fine_index(columns, scale)[None]))
-    out = np.empty((n, ny * scale, nx * scale), coarse.dtype)
-    surroundings = _surroundings(prepared, cells, rows, columns)
-    never = None if mask != "model" or prepared.trained is None else ~_window(prepared.trained, cells)
+    scale, n = prepared.scale, frames.steps
+    lines = (fine_index(index, scale)[None] for index in (frames.rows, frames.columns))
+    ground = _Ground.of(prepared, Cells(*(torch.from_numpy(line) for line in lines)), frames)
+    shape = (n, prepared.channels.targets, *(size * scale for size in frames.values.shape[-2:]))
+    out = np.empty(shape, frames.values.dtype)
     step = max(1, min(n, batch_size or n))
+    encoded = _Encoded(prepared, frames, ground)
     for start in range(0, n, step):
-        block = torch.from_numpy(np.ascontiguousarray(coarse[start : start + step])).to(prepared.device)
-        fine = _apply(prepared, block, cells, *surroundings, restore=mask is not None)
-        if never is not None:
-            fine = fine.masked_fill(never, torch.nan)
+        fine = _steps(prepared, encoded, ground, slice(start, min(start + step, n)), restore=mask is not None)
+        if mask == "model" and ground.never is not None:
+            fine = fine.masked_fill(ground.never, torch.nan)
         out[start : start + step] = fine.to("cpu").numpy()
     return out
 
 
-def _surroundings(
-    prepared: Prepared, cells: Cells, rows: np.ndarray, columns: np.ndarray
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Return the fine channels (1, c, Y, X), correction (Y, X) and climatology (y, x) of a block."""
-    fine = _window(prepared.fine, cells)[None].contiguous(memory_format=torch.channels_last)
-    correction = None if prepared.correction is None else _window(prepared.correction, cells)
-    climatology = prepared.climatology
-    if climatology is not None:
-        climatology = climatology[torch.from_numpy(rows)[:, None], torch.from_numpy(columns)[None, :]]
-    return (fine if fine.shape[1] else None), correction, climatology
+@dataclass(frozen=True)
+class _Ground:
+    """What all steps of a block share: its fine channels (1, c, Y, X) and the planes of its cells."""
+
+    fixed: Tensor | None
+    correction: Tensor | None
+    coarse: CoarsePlanes
+    offset: Tensor | None
+    never: Tensor | None
+
+    @classmethod
+    def of(cls, prepared: Prepared, cells: Cells, frames: Frames) -> _Ground:
+        def window(planes: Tensor | None) -> Tensor | None:
+            return None if planes is None else planes[:, cells.rows[0][:, None], cells.columns[0]]
+
+        def coarse(planes: Tensor | None) -> Tensor | None:
+            return None if planes is None else planes[:, torch.from_numpy(frames.rows)[:, None], frames.columns]
+
+        fine = window(prepared.fine)
+        assert fine is not None
+        fine = fine[None].contiguous(memory_format=torch.channels_last)
+        trained = window(prepared.trained)
+        planes = CoarsePlanes(coarse(prepared.coarse.climatology), coarse(prepared.coarse.offset))
+        return cls(
+            prepared.network.fixed(fine if fine.shape[1] else None, cells),
+            window(prepared.correction),
+            planes,
+            window(prepared.offset),
+            None if trained is None else ~trained,
+        )
 
 
-def _window(planes: Tensor, cells: Cells) -> Tensor:  # (..., Y, X) of the domain -> (..., Y, X) of the block
-    return planes[..., cells.rows[0][:, None], cells.columns[0][None, :]]
+class _Encoded:
+    """Encodes frames once each, in order, and keeps those that later steps need."""
+
+    def __init__(self, prepared: Prepared, frames: Frames, ground: _Ground) -> None:
+        self.prepared, self.frames, self.ground = prepared, frames, ground
+        self.first = self.stop = 0  # the frames that are kept
+        self.parts: tuple[Tensor, ...] = ()
+        self.values = self.valid = torch.empty(0)
+
+    def until(self, needed: np.ndarray) -> None:
+        """Keep the frames from the first to the last that is needed."""
+        first, stop = int(needed.min()), int(needed.max()) + 1
+        old = slice(first - self.first, None)
+        parts, values, valid = [p[old] for p in self.parts], self.values[old], self.valid[old]
+        if stop > self.stop:
+            new = self._encode(slice(max(first, self.stop), stop))
+            if self.parts and first < self.stop:
+                parts = [torch.cat(pair) for pair in zip(parts, new[0], strict=True)]
+                values, valid = torch.cat([values, new[1]]), torch.cat([valid, new[2]])
+            else:
+                parts, values, valid = list(new[0]), new[1], new[2]
+        self.first, self.stop = first, max(stop, self.stop)
+        self.parts, self.values, self.valid = tuple(parts), values, valid
+
+    def _encode(self, span: slice) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
+        prepared, frames = self.prepared, self.frames
+        block = torch.from_numpy(np.ascontiguousarray(frames.values[span])).to(prepared.device)
+        valid, recipe = torch.isfinite(block), prepared.channels
+        _warn_of_missing(valid, recipe)
+        calendar = None
+        if frames.calendar is not None:
+            calendar = torch.from_numpy(frames.calendar[span]).to(prepared.device)
+        values, channels = recipe.coarse(block, valid, self.ground.coarse, calendar)
+        with at(_place(frames, None if frames.keys is None else frames.keys[0][span])):
+            parts = prepared.network.encode(channels.contiguous(memory_format=torch.channels_last), self.ground.fixed)
+        return parts, values, valid[:, : recipe.targets]
 
 
-def _apply(
-    prepared: Prepared,
-    block: Tensor,
-    cells: Cells,
-    fine: Tensor | None,
-    correction: Tensor | None,
-    climatology: Tensor | None,
-    *,
-    restore: bool,
-) -> Tensor:  # (n, y, x) -> (n, Y, X)
-    valid, recipe = torch.isfinite(block), prepared.channels
-    complete = bool(valid.all())
-    if not complete and not recipe.with_mask:
+def _place(frames: Frames, keys: Tensor | None) -> Place | None:
+    return None if frames.place is None else replace(frames.place, keys=keys)
+
+
+def _warn_of_missing(valid: Tensor, recipe: Channels) -> None:
+    complete = [index for index in range(valid.shape[1]) if index not in recipe.masked]
+    if complete and not bool(valid[:, complete].all()):
         warnings.warn(
             "There are NaN cells, but the model was trained on complete fields and has no mask channel: they are "
             "filled for the network and restored; values next to them are less certain.",
             XSuperResWarning,
             stacklevel=2,
         )
-    value, channels = recipe.coarse(block, valid, climatology)
-    network_input = channels.contiguous(memory_format=torch.channels_last)
-    scaled = prepared.network(network_input, fine, cells)[:, 0] * recipe.gain
+
+
+def _steps(prepared: Prepared, encoded: _Encoded, ground: _Ground, span: slice, *, restore: bool) -> Tensor:
+    """Return some output steps (n, t, Y, X) in the variables' units."""
+    frames, recipe = encoded.frames, prepared.channels
+    windows = np.arange(span.start, span.stop)[:, None] if frames.windows is None else frames.windows[span]
+    encoded.until(windows)
+    windows = windows - encoded.first
+    own = torch.from_numpy(windows[:, prepared.time_halo[0]])
+    keys = None if frames.keys is None else frames.keys[1][span]
+    with at(_place(frames, keys)):
+        if frames.windows is None:
+            output = prepared.network.decode(encoded.parts, ground.fixed)
+        else:
+            output = prepared.network.decode(encoded.parts, ground.fixed, torch.from_numpy(windows))
+    values, valid = taken(encoded.values, own), taken(encoded.valid, own)
+    complete = bool(valid.all())
+    skip = None
     if recipe.has_skip:
-        scaled = scaled + _bicubic(value, valid[:, None], prepared.scale, complete=complete)
-    if correction is not None:
-        scaled = scaled + correction
-    result = (scaled * recipe.sd + recipe.mean).to(block.dtype)
+        skip = _bicubic(values, valid, prepared.scale, complete=complete)
+        if ground.correction is not None:
+            skip = skip + ground.correction
+    dtype = torch.float64 if frames.values.dtype == np.float64 else torch.float32
+    result = recipe.restored(recipe.combined(output, skip), ground.offset, dtype)
     if restore and not complete:
-        present = repeat_cells(valid[:, None].float(), prepared.scale)[:, 0] > 0.5
+        present = repeat_cells(valid.float(), prepared.scale) > 0.5
         result = torch.where(present, result, torch.nan)
     return result
 
 
 def _bicubic(value: Tensor, valid: Tensor, scale: int, *, complete: bool) -> Tensor:
-    """Return the interpolation of scaled values (n, 1, y, x) as (n, Y, X), from valid cells only."""
-    fine = interpolate(value, scale) if complete else interpolate_valid(value, valid, scale)
-    return fine[:, 0]
+    """Return the interpolation of scaled values (n, t, y, x) as (n, t, Y, X), from valid cells only."""
+    return interpolate(value, scale) if complete else interpolate_valid(value, valid, scale)
 
 
 def bytes_per_cell(model: SRModel) -> int:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from numbers import Integral
 from typing import Any
 
@@ -20,97 +20,164 @@ from xsuperres.fields.checks import check_units, check_values, check_variable, i
 from xsuperres.fields.grid import Grid, Location, grid_of
 from xsuperres.fields.labels import attach, named_like
 from xsuperres.fields.resample import fine_index, fine_like, plane_plans
+from xsuperres.fields.stack import check_together, stacked
 from xsuperres.fields.static import StaticLike, find_static, given_fields
-from xsuperres.inference.apply import Mask, Prepared, apply, sub_batch
-from xsuperres.inference.workers import ModelReference, admitted, choose_device, prepared_model, refer
+from xsuperres.fields.times import calendar_features, segments
+from xsuperres.inference.apply import Mask
+from xsuperres.inference.tile import Tile
+from xsuperres.inference.workers import choose_device, refer
 from xsuperres.model.artefact import SRModel
 from xsuperres.options import current_options
 from xsuperres.tiles import AxisPlan, map_tiles, split
 
-__all__ = ["Tile", "bind", "downscale"]
+__all__ = ["MEMBER", "bind", "downscale"]
 
-
-@dataclass(frozen=True)
-class Tile:
-    """The function of one task: small, picklable, deterministic to tokenize.
-
-    `first` is the model's coarse cell (row, column) where the data begin, `period` how many columns make a turn.
-    """
-
-    reference: ModelReference
-    first: tuple[int, int]
-    period: int
-    device: str
-    batch_size: int | None
-    mask: Mask
-    memory_budget: int
-
-    def __call__(self, block: np.ndarray, origin: tuple[int, ...]) -> np.ndarray:
-        """Return the fine block (..., Y, X) of a coarse block (..., y, x) that starts at `origin`.
-
-        A block too large for the memory budget goes through the network in tiles of its own; their halo ends at the
-        block's edges, whose outermost cells are either the domain's or trimmed.
-        """
-        fields = block.reshape(-1, *block.shape[-2:])
-        corner = self.first[0] + origin[-2], self.first[1] + origin[-1]
-        with admitted():
-            prepared = prepared_model(self.reference, choose_device(self.device))  # the worker's own
-            plan = AxisPlan(halo=(prepared.halo,) * 2, scale=prepared.scale)
-            fine = map_tiles(
-                partial(self._apply, prepared, corner),
-                fields,
-                (AxisPlan(), plan, plan),
-                dtype=block.dtype,
-                chunks=[(len(fields),), *plane_tiles(fields.shape[-2:], prepared, self.memory_budget)],
-            )
-        return fine.reshape(*block.shape[:-2], *fine.shape[-2:])
-
-    def _apply(
-        self, prepared: Prepared, corner: tuple[int, int], fields: np.ndarray, origin: tuple[int, ...]
-    ) -> np.ndarray:
-        rows, columns = (
-            start + at + np.arange(size) for start, at, size in zip(corner, origin[1:], fields.shape[1:], strict=True)
-        )
-        size = self.batch_size or sub_batch(prepared, rows.size * columns.size)
-        return apply(prepared, fields, rows, columns % self.period, batch_size=size, mask=self.mask)
+MEMBER = "member"
 
 
 def downscale(
-    da: xr.DataArray,
+    fields: Sequence[xr.DataArray],
     model: SRModel,
     *,
+    predictors: Sequence[xr.DataArray] = (),
     static: StaticLike | None = None,
+    members: int | None = None,
+    seed: int = 0,
     batch_size: int | None = None,
     device: str = "auto",
     mask: Mask = "model",
-) -> xr.DataArray:
-    """Apply `model` to `da`; see `SuperResolutionAccessor.downscale`."""
-    if mask not in ("input", "model", None):
-        raise ConfigError(f"mask must be 'input', 'model' or None, got {mask!r}.")
-    if batch_size is not None and (not isinstance(batch_size, Integral) or batch_size < 1):
-        raise ConfigError(f"batch_size must be a whole number of at least 1, got {batch_size!r}.")
-    choose_device(device)
-    check_values(da)
-    check_units(da, model.variable.units, what="downscale")
-    check_variable(da, model.variable.name, model.variable.standard_name)
-    coarse = grid_of(da)
-    bound, location = bind(model, da, coarse, static)
-    values = coarse.canonical(da)
-    _check_missing(values, model)
-    lazy = is_lazy(values)
+) -> list[xr.DataArray]:
+    """Apply `model` to coarse fields, one per target; see `SuperResolutionAccessor.downscale`."""
+    _check_settings(model, members, batch_size, device, mask)
+    for da, target in zip(fields, model.targets, strict=True):
+        check_values(da)
+        check_units(da, target.variable.units, what="downscale")
+        check_variable(da, target.variable.name, target.variable.standard_name)
+    check_together(fields)
+    first = fields[0]
+    coarse = grid_of(first)
+    bound, location = bind(model, first, coarse, static)
+    _check_missing([*fields, *predictors], bound)
+    layout = _Layout.of(fields, predictors, bound, coarse, members)
+    lazy = is_lazy(layout.values)
     tile = Tile(
         reference=refer(bound, to_file=lazy),
         first=(int(location.rows[0]), int(location.columns[0])),
         period=bound.coarse_grid.x.size,
+        width=coarse.x.size,
+        stacked=layout.stacked,
+        seed=None if members is None else seed,
         device=device,
         batch_size=batch_size,
         mask=mask,
         memory_budget=current_options().memory_budget,
     )
-    data = _mapped(tile, values, bound, coarse)
+    data = layout.mapped(tile)
     fine_location = Location(*(fine_index(i, model.scale) for i in (location.rows, location.columns)))
     fine = named_like(bound.grid.crop(fine_location), coarse, bound.coarse_grid.crop(location))
-    return _labelled(da, data, values.dims, coarse, fine, bound, fine_location)
+    return [
+        _labelled(layout.like(da), part, layout.dims, coarse, fine, bound, fine_location)
+        for da, part in zip(fields, layout.parts(data), strict=True)
+    ]
+
+
+def _check_settings(model: SRModel, members: int | None, batch_size: int | None, device: str, mask: Mask) -> None:
+    if mask not in ("input", "model", None):
+        raise ConfigError(f"mask must be 'input', 'model' or None, got {mask!r}.")
+    for name, value in (("batch_size", batch_size), ("members", members)):
+        whole = isinstance(value, Integral) and not isinstance(value, bool)
+        if value is not None and (not whole or value < 1):
+            raise ConfigError(f"{name} must be a whole number of at least 1, got {value!r}.")
+    if members is not None and not model.network.is_random:
+        raise ConfigError(
+            f"members={members} needs a network with randomness: trained with dropout (network={{'dropout': ...}}) or "
+            "noise (adversarial={'noise': ...}); this one has neither."
+        )
+    choose_device(device)
+
+
+@dataclass(frozen=True, eq=False)
+class _Layout:
+    """The coarse data as one array for the tiles: (others..., [time], [variables], y, x), in canonical order.
+
+    Time comes last among the leading dims where the network is told of it, variables are an axis where there are
+    several, members are the first axis.
+    """
+
+    values: xr.DataArray
+    dims: tuple[str, ...]
+    stacked: bool
+    steps: tuple[int, np.ndarray] | None
+    model: SRModel
+    coarse: Grid
+    members: int | None
+
+    @classmethod
+    def of(
+        cls,
+        fields: Sequence[xr.DataArray],
+        predictors: Sequence[xr.DataArray],
+        model: SRModel,
+        coarse: Grid,
+        members: int | None,
+    ) -> _Layout:
+        first = fields[0]
+        lead = [str(dim) for dim in first.dims if dim not in coarse.dims]
+        told = model.data.calendar or model.spec.time_window is not None
+        if told:
+            if coarse.time not in lead:
+                raise DataError(f"The model needs a time dimension; the data have {tuple(map(str, first.dims))}.")
+            lead = [*(dim for dim in lead if dim != coarse.time), str(coarse.time)]
+        everything = [*fields, *predictors]
+        stacked_fields = len(everything) > 1
+        values = (
+            stacked(everything, coarse, lead)
+            if stacked_fields
+            else coarse.canonical(first).transpose(*lead, *coarse.dims)
+        )
+        if members is not None:
+            if MEMBER in lead:
+                raise ConfigError(f"The data have a dimension {MEMBER!r} already; rename it before members={members}.")
+            values = values.expand_dims({MEMBER: members})
+            lead = [MEMBER, *lead]
+        steps = (len(lead) - 1, _steps_of(first, str(coarse.time), model)) if told else None
+        return cls(values, (*lead, *coarse.dims), stacked_fields, steps, model, coarse, members)
+
+    def mapped(self, tile: Tile) -> Any:
+        """Return the fine data."""
+        plans, data = self.plans(), self.values.data
+        if is_lazy(self.values):
+            data = _merged(_whole(data, self.model, self.values.dtype), plans)
+            return map_tiles(tile, data, plans, dtype=self.values.dtype, name="downscale", token=tile, along=self.steps)
+        lead = _lead_tiles(self.values.shape, len(self.dims) - 2, self.model, tile.memory_budget)
+        chunks = [*lead, *((size,) for size in self.values.shape[len(lead) :])]
+        return map_tiles(tile, data, plans, dtype=self.values.dtype, chunks=chunks, along=self.steps)
+
+    def plans(self) -> list[AxisPlan]:
+        """Return how the axes are tiled."""
+        model = self.model
+        plans = plane_plans(len(self.dims), self.coarse, model.reach, model.scale)
+        if model.spec.time_window is not None:
+            plans[-3] = AxisPlan(halo=model.time_halo, consumed=True)
+        if self.stacked:
+            plans.insert(len(plans) - 2, AxisPlan(count=len(model.targets)))
+        return plans
+
+    def parts(self, data: Any) -> list[Any]:
+        """Return the fine data of each target."""
+        return [data[..., index, :, :] for index in range(len(self.model.targets))] if self.stacked else [data]
+
+    def like(self, da: xr.DataArray) -> xr.DataArray:
+        """Return what the result is labelled like: `da`, with members."""
+        return da if self.members is None else da.expand_dims({MEMBER: np.arange(self.members)})
+
+
+def _steps_of(da: xr.DataArray, time: str, model: SRModel) -> np.ndarray:
+    """Return segment and calendar of every step, (steps, 1 + features)."""
+    columns = [np.zeros(da.sizes[time]) if model.spec.time_window is None else segments(da, time)]
+    if model.data.calendar:
+        columns.extend(calendar_features(da, time).T)
+    return np.stack(columns, axis=1).astype(np.float64)
 
 
 def bind(model: SRModel, da: xr.DataArray, coarse: Grid, static: StaticLike | None) -> tuple[SRModel, Location]:
@@ -179,26 +246,31 @@ def _elsewhere(model: SRModel, coarse: Grid) -> Exception:
     )
 
 
-def _check_missing(values: xr.DataArray, model: SRModel) -> None:
-    if model.variable.had_missing:
-        return
-    if is_lazy(values):
-        return
-    if not np.isfinite(values.data).all():
-        share = 100 * float(np.mean(~np.isfinite(values.data)))
+def _check_missing(fields: Sequence[xr.DataArray], model: SRModel) -> None:
+    """Refuse missing values in memory where the training had none; lazy data are looked at when they are computed."""
+    for da, part in zip(fields, model.inputs, strict=True):
+        if part.variable.had_missing or is_lazy(da) or np.isfinite(da.data).all():
+            continue
+        share = 100 * float(np.mean(~np.isfinite(da.data)))
         raise DataError(
-            f"The data are NaN in {share:.2g} % of the cells, but the model was trained on complete fields and has no "
-            "mask channel; fill them, or train on data with the same gaps."
+            f"{part.variable.name or 'The data'!r} is NaN in {share:.2g} % of the cells, but the model was trained on "
+            "complete fields and has no mask channel; fill them, or train on data with the same gaps."
         )
 
 
-def _mapped(tile: Tile, values: xr.DataArray, model: SRModel, coarse: Grid) -> Any:
-    plans = plane_plans(values.ndim, coarse, model.halo, model.scale)
-    if is_lazy(values):
-        return map_tiles(tile, _merged(values.data, plans), plans, dtype=values.dtype, name="downscale", token=tile)
-    lead = _lead_tiles(values.shape, model.scale, values.dtype.itemsize, tile.memory_budget)
-    chunks = [*lead, (coarse.y.size,), (coarse.x.size,)]
-    return map_tiles(tile, values.data, plans, dtype=values.dtype, chunks=chunks)
+def _whole(data: Any, model: SRModel, dtype: np.dtype) -> Any:
+    """Return dask data in one chunk along y and x, where the network looks at the whole domain."""
+    if not model.network.global_context or all(len(data.chunks[axis]) == 1 for axis in (-2, -1)):
+        return data
+    whole = data.rechunk({data.ndim - 2: -1, data.ndim - 1: -1})
+    size = math.prod(max(sizes) for sizes in whole.chunks) * dtype.itemsize * model.scale**2
+    warnings.warn(
+        "The network looks at the whole domain (attention='channel'), which cannot be tiled in y and x: chunks are "
+        f"merged there, and one block of the result takes {size / 2**20:.3g} MiB. Chunk in time instead.",
+        XSuperResWarning,
+        stacklevel=6,
+    )
+    return whole
 
 
 def _merged(data: Any, plans: list[AxisPlan]) -> Any:
@@ -220,25 +292,16 @@ def _merged(data: Any, plans: list[AxisPlan]) -> Any:
     return data.rechunk(sizes)
 
 
-def _lead_tiles(shape: tuple[int, ...], scale: int, itemsize: int, budget: int) -> list[tuple[int, ...]]:
+def _lead_tiles(shape: tuple[int, ...], count: int, model: SRModel, budget: int) -> list[tuple[int, ...]]:
     """Return chunks of the leading axes of in-memory data, so that a block's result is a part of the budget."""
-    fields = max(1, budget // 4 // max(1, shape[-2] * shape[-1] * scale**2 * itemsize))
+    fields = max(1, budget // 4 // max(1, math.prod(shape[count:]) * model.scale**2 * 8))
+    least = 8 * sum(model.time_halo)  # else many frames are encoded twice
     chunks: list[tuple[int, ...]] = []
-    for size in reversed(shape[:-2]):
-        chunks.insert(0, split(size, fields) if size else (0,))
+    for size in reversed(shape[:count]):
+        largest, least = max(fields, least), 0
+        chunks.insert(0, split(size, largest) if size else (0,))
         fields = max(1, fields // max(1, size))
     return chunks
-
-
-def plane_tiles(shape: tuple[int, int], prepared: Prepared, budget: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return tiles of one field such that the network's activations for a tile and its halo fit the budget."""
-    cells, margin = max(1, budget // prepared.bytes_per_cell), 2 * prepared.halo
-    if (shape[0] + margin) * (shape[1] + margin) <= cells:
-        return (shape[0],), (shape[1],)
-    least = max(1, 4 * prepared.halo)  # else most of the work is done on halos
-    wide = min(shape[1], max(least, math.isqrt(cells) - margin))
-    tall = min(shape[0], max(least, cells // (wide + margin) - margin))
-    return split(shape[0], tall), split(shape[1], wide)
 
 
 def _labelled(

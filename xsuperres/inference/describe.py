@@ -5,6 +5,7 @@ Labelled arrays in, text out.
 
 from __future__ import annotations
 
+import math
 import time
 
 import numpy as np
@@ -14,7 +15,8 @@ from xsuperres.errors import XSuperResError
 from xsuperres.fields.checks import is_lazy
 from xsuperres.fields.grid import Grid, check_scale, grid_of
 from xsuperres.fields.static import riding_statics
-from xsuperres.inference.apply import apply, bytes_per_cell, prepare
+from xsuperres.fields.times import CALENDAR_FEATURES
+from xsuperres.inference.apply import Frames, apply, bytes_per_cell, prepare
 from xsuperres.inference.chunked import bind
 from xsuperres.model.artefact import SRModel
 
@@ -59,7 +61,7 @@ def _with_model(da: xr.DataArray, grid: Grid, model: SRModel) -> list[tuple[str,
         ("model", f"{model.spec.backbone} + {model.spec.upsampling}, digest {model.identity[:12]}"),
         ("static fields", ", ".join(model.static_scaling.names) or "none"),
         ("domain", where),
-        ("halo", f"{model.halo} coarse cells"),
+        ("halo", "the whole domain" if model.halo is None else f"{model.halo} coarse cells"),
         ("memory", f"about {_bytes(cells * bytes_per_cell(model))} of activations per field"),
         ("time", f"about {seconds:.3g} s on one device like this CPU"),
     ]
@@ -68,13 +70,20 @@ def _with_model(da: xr.DataArray, grid: Grid, model: SRModel) -> list[tuple[str,
 def _seconds_per_cell(model: SRModel) -> float:
     """Return measured seconds per coarse cell of one field, from one small block."""
     shape = tuple(min(_TRIAL, size) for size in model.coarse_grid.shape)
-    block = np.full((1, *shape), model.scaling.mean, np.float32)
+    window = model.spec.time_window
+    count = len(model.targets) + len(model.predictors)
+    frames = Frames(
+        values=np.zeros((window or 1, count, *shape), np.float32),
+        rows=np.arange(shape[0]),
+        columns=np.arange(shape[1]),
+        calendar=np.zeros((window or 1, CALENDAR_FEATURES)) if model.data.calendar else None,
+        windows=None if window is None else np.arange(window)[None],
+    )
     prepared = prepare(model)
-    rows, columns = np.arange(shape[0]), np.arange(shape[1])
-    apply(prepared, block, rows, columns)
+    apply(prepared, frames)
     start = time.perf_counter()
-    apply(prepared, block, rows, columns)
-    return (time.perf_counter() - start) / block.size
+    apply(prepared, frames)
+    return (time.perf_counter() - start) / math.prod(shape)
 
 
 def _bytes(count: float) -> str:

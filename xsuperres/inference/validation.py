@@ -5,15 +5,17 @@ Arrays in canonical order.
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 import torch
 
 from xsuperres.errors import DataError
-from xsuperres.inference.apply import Prepared, apply, prepare, sub_batch
+from xsuperres.inference.apply import Frames, Prepared, apply, prepare, sub_batch
 from xsuperres.model.artefact import SRModel
 from xsuperres.nn.network import SuperResolution
+from xsuperres.nn.place import Place
 from xsuperres.samples.blocks import FieldBlocks, Fields
 
 __all__ = ["Validator", "downscale_window"]
@@ -49,51 +51,82 @@ class Validator:
         self.model, self.blocks, self.device = model, blocks, device
         self.held = blocks.chosen(chosen)
         self.rows, self.columns = (_extent(weight.sum(axis=axis), model.scale) for axis in (1, 0))
-        self.window = tuple(slice(s.start * model.scale, s.stop * model.scale) for s in (self.rows, self.columns))
+        y, x = (slice(s.start * model.scale, s.stop * model.scale) for s in (self.rows, self.columns))
+        self.window = y, x
         self.weight = weight[self.window]
         kept = int(chosen.sum()) * self.weight.size * 8 <= keep
         self.kept = [self._read(index, part) for index, part in self.held] if kept else None
         self.baseline = self._baseline()
 
-    def _read(self, index: int, part: np.ndarray) -> Fields:
-        """Return the held-out fields of a block; target and bicubic cut to the window that is scored."""
-        fields, window = self.blocks.load(index), (slice(None), *self.window)
-        return Fields(fields.target[part][window], fields.coarse[part], fields.bicubic[part][window])
+    def _read(self, index: int, part: np.ndarray) -> tuple[Fields, np.ndarray]:
+        """Return the held-out fields of a block, and bicubic; both cut to the window that is scored."""
+        fields, window = self.blocks.load(index).take(part), (..., *self.window)
+        bicubic = self.blocks.bicubic(fields.coarse)
+        return replace(fields, target=fields.target[window]), bicubic[window]
+
+    def _all(self) -> Iterable[tuple[Fields, np.ndarray]]:
+        return self.kept or (self._read(index, part) for index, part in self.held)
 
     def __call__(self, network: SuperResolution) -> dict[str, float]:
-        """Return RMSE in the variable's units, and its ratios to bicubic and to the linear baseline."""
-        prepared = prepare(self.model, self.device, network)
-        squares, total = 0.0, 0.0
-        for fields in self.kept or (self._read(index, part) for index, part in self.held):
-            fine = downscale_window(prepared, self.model, fields.coarse, self.rows, self.columns)
-            error, size = self._squares(fields, fine)
-            squares, total = squares + error, total + size
-        rmse = math.sqrt(squares / total)
-        ratios = {f"ratio_to_{name}": rmse / value if value else math.nan for name, value in self.baseline.items()}
-        return {"rmse": rmse, **ratios}
+        """Return the RMSE and its ratios to bicubic and to the linear baseline.
 
-    def _squares(self, fields: Fields, guess: np.ndarray) -> tuple[float, float]:
-        """Return the weighted sum of squared errors where there is a target and an input, and that of the weights.
+        Of several variables the RMSE is the root mean square of theirs in standard deviations, the ratios are means.
+        """
+        prepared = prepare(self.model, self.device, network)
+        squares, total = np.zeros(len(self.model.targets)), np.zeros(len(self.model.targets))
+        for fields, bicubic in self._all():
+            fine = downscale_window(prepared, self.model, fields, self.rows, self.columns)
+            error, size = self._squares(fields, bicubic, fine)
+            squares, total = squares + error, total + size
+        rmse = np.sqrt(squares / total)
+        score = {"rmse": self._joint(rmse)}
+        for name, value in self.baseline.items():
+            ratio = np.divide(rmse, value, out=np.full_like(rmse, np.nan), where=value > 0)
+            score[f"ratio_to_{name}"] = float(ratio.mean())
+        return score
+
+    def _joint(self, rmse: np.ndarray) -> float:
+        if len(rmse) == 1:
+            return float(rmse[0])
+        return float(np.sqrt(((rmse / self.spread) ** 2).mean()))
+
+    def _squares(self, fields: Fields, bicubic: np.ndarray, guess: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the weighted sums of squared errors where there is a target and an input, and those of the weights.
 
         A network that has become NaN there gives NaN.
         """
-        weight = self.weight * (np.isfinite(fields.target) & np.isfinite(fields.bicubic))
+        weight = self.weight * (np.isfinite(fields.target) & np.isfinite(bicubic))
         error = (guess.astype(np.float64) - fields.target) ** 2
-        return float((np.where(weight > 0, error, 0) * weight).sum()), float(weight.sum())
+        return (np.where(weight > 0, error, 0) * weight).sum(axis=(0, 2, 3)), weight.sum(axis=(0, 2, 3))
 
-    def _baseline(self) -> dict[str, float]:
-        """Return the RMSE of bicubic and of the linear baseline."""
-        correction = self.model.linear_correction[self.window]
-        sums = {"bicubic": 0.0, "linear": 0.0}
-        total = 0.0
-        for fields in self.kept or (self._read(index, part) for index, part in self.held):
-            error, size = self._squares(fields, fields.bicubic)
+    def _baseline(self) -> dict[str, np.ndarray]:
+        """Return the RMSE of bicubic and of the linear baseline, by variable, and note the variables' spread."""
+        count, model = len(self.model.targets), self.model
+        names = ["bicubic", "linear"] if all(t.transform.kind is None for t in model.targets) else ["bicubic"]
+        sums = {name: np.zeros(count) for name in names}
+        total, first, second = np.zeros(count), np.zeros(count), np.zeros(count)
+        correction = model.linear_correction[:, *self.window]
+        for fields, bicubic in self._all():
+            error, size = self._squares(fields, bicubic, bicubic)
             sums["bicubic"] += error
-            sums["linear"] += self._squares(fields, fields.bicubic + correction)[0]
+            if "linear" in sums:
+                sums["linear"] += self._squares(fields, bicubic, self._linear(fields, bicubic, correction))[0]
             total += size
-        if not total:
+            first += self._squares(fields, bicubic, np.zeros_like(bicubic))[0]
+            weight = self.weight * (np.isfinite(fields.target) & np.isfinite(bicubic))
+            second += (np.nan_to_num(fields.target) * weight).sum(axis=(0, 2, 3))
+        if not total.all():
             raise DataError("What is held out for validation has no valid value; choose another validation=.")
-        return {name: math.sqrt(value / total) for name, value in sums.items()}
+        self.spread = np.sqrt(np.maximum(first / total - (second / total) ** 2, 1e-30))
+        return {name: np.sqrt(value / total) for name, value in sums.items()}
+
+    def _linear(self, fields: Fields, bicubic: np.ndarray, correction: np.ndarray) -> np.ndarray:
+        """Return the linear baseline in the variables' units, where they are not transformed."""
+        offsets = self.model.channels.offsets
+        if offsets is None:
+            return bicubic + correction
+        below = self.blocks.bicubic(offsets[0])[:, *self.window]
+        return bicubic - below + offsets[1][:, *self.window] + correction
 
 
 def _extent(line: np.ndarray, scale: int) -> slice:
@@ -102,28 +135,41 @@ def _extent(line: np.ndarray, scale: int) -> slice:
     return slice(int(cells.min()), int(cells.max()) + 1)
 
 
-def downscale_window(prepared: Prepared, model: SRModel, coarse: np.ndarray, rows: slice, columns: slice) -> np.ndarray:
-    """Return the fine fields of a window of canonical `coarse` (n, y, x), which covers the model's whole domain.
+def downscale_window(prepared: Prepared, model: SRModel, fields: Fields, rows: slice, columns: slice) -> np.ndarray:
+    """Return the fine fields (n, targets, Y, X) of a window of canonical frames, which cover the whole domain.
 
-    The window is widened by the halo, wrapped on a periodic longitude, and run part by part where there are gaps.
+    The window is widened by the reach, wrapped on a periodic longitude, and run part by part where there are gaps; a
+    network that looks at the whole domain is given all of it.
     """
-    grid, halo, scale = model.coarse_grid, model.halo, model.scale
-    low, high = max(0, rows.start - halo), min(grid.y.size, rows.stop + halo)
+    grid, reach, scale = model.coarse_grid, model.reach, model.scale
+    whole = prepared.network.global_context
+    low, high = (0, grid.y.size) if whole else (max(0, rows.start - reach), min(grid.y.size, rows.stop + reach))
     pieces = []
     for part in grid.parts():
         start, stop = max(part.start, columns.start), min(part.stop, columns.stop)
         if start >= stop:
             continue
-        west, east = start - halo, stop + halo
+        inner = part if whole else slice(start, stop)
+        west, east = inner.start - reach, inner.stop + reach
         if not grid.x.periodic:
             west, east = max(west, part.start), min(east, part.stop)
         index = np.arange(west, east) % grid.x.size
-        block = coarse[:, low:high][..., index]
-        size = sub_batch(prepared, block.shape[-2] * block.shape[-1])
-        fine = apply(prepared, block, np.arange(low, high), index, batch_size=size)
+        block = Frames(
+            values=fields.inputs[:, :, low:high][..., index],
+            rows=np.arange(low, high),
+            columns=index,
+            calendar=fields.calendar,
+            windows=fields.windows if prepared.network.fusion is not None else None,
+            place=Place(
+                torch.arange(low, high),
+                torch.from_numpy(index),
+                core=(slice(0, high - low), slice(inner.start - west, inner.stop - west)),
+            ),
+        )
+        fine = apply(prepared, block, batch_size=sub_batch(prepared, (high - low) * len(index)))
         core = (
             slice((rows.start - low) * scale, (rows.stop - low) * scale),
             slice((start - west) * scale, (stop - west) * scale),
         )
-        pieces.append(fine[(slice(None), *core)])
+        pieces.append(fine[:, :, *core])
     return np.concatenate(pieces, axis=-1)

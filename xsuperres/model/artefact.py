@@ -12,28 +12,32 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from xsuperres.config import DataConfig
+from xsuperres.config import DataConfig, of_variable
+from xsuperres.errors import ModelFileError
 from xsuperres.fields.baselines import LinearBaselines, Scaling
 from xsuperres.fields.channels import Channels
 from xsuperres.fields.grid import Grid
 from xsuperres.fields.static import StaticScaling, anomalies, static_channels
+from xsuperres.fields.times import offsets
+from xsuperres.fields.transform import Transform, stacked_offsets
+from xsuperres.nn.discriminator import Discriminator
 from xsuperres.nn.network import NetworkSpec, SuperResolution
 from xsuperres.nn.resample import radius
 
-__all__ = ["SRModel", "TrainingRecord", "Variable", "halo_with"]
+__all__ = ["Predictor", "SRModel", "Target", "TrainingRecord", "Variable", "reach_of"]
 
 
-def halo_with(network: SuperResolution, data: DataConfig) -> int:
-    """Return the halo of a network with its input channels and its skip, in coarse cells."""
+def reach_of(network: SuperResolution, data: DataConfig) -> int:
+    """Return the reach of a network with its input channels and its skip, in coarse cells."""
     skip = radius("bicubic") if network.spec.config.skip else 0
-    return max(network.halo + data.reach, skip)
+    return max(network.reach + data.reach, skip)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Variable:
-    """What the model was trained on: name, units, CF standard name.
+    """What a variable was called when the model was trained: name, units, CF standard name.
 
-    `had_missing` says whether the coarse fields given to ``fit``, held-out ones included, had missing cells.
+    `had_missing` says whether its coarse fields given to ``fit``, held-out ones included, had missing cells.
     """
 
     name: str | None
@@ -41,6 +45,33 @@ class Variable:
     standard_name: str | None
     long_name: str | None = None
     had_missing: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Input:
+    """A variable that the network is shown on the coarse grid."""
+
+    variable: Variable
+    scaling: Scaling
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target(Input):
+    """A variable that the model refines: labels, transform, scaling and baselines in transformed units.
+
+    `climatology` holds its training means on the coarse and the fine grid, which transform="anomaly" is taken about.
+    """
+
+    baselines: LinearBaselines
+    transform: Transform = field(default_factory=Transform)
+    climatology: tuple[np.ndarray, np.ndarray] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predictor(Input):
+    """A variable that the network is only shown."""
+
+    contrast_sd: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,20 +110,26 @@ class SRModel:
         The fine grid of the training domain.
     static : xr.Dataset
         Static fields on that grid, (y, x).
-    fine_mask : ndarray of bool (y, x) or None
+    targets : tuple of Target
+        The variables it refines; `variable`, `scaling` and `baselines` are those of the first.
+    predictors : tuple of Predictor
+        Other variables it is shown.
+    fine_mask : ndarray of bool (targets, y, x) or None
         Fine cells that were trained on at least once (target and coarse cell valid), where some never were.
+    discriminator : torch module or None
+        What an adversarial network was trained against, right after training.
     """
 
     spec: NetworkSpec
     network: SuperResolution
-    variable: Variable
-    scaling: Scaling
-    baselines: LinearBaselines
+    targets: tuple[Target, ...]
     static_scaling: StaticScaling
     data: DataConfig
     grid: Grid
     static: xr.Dataset
     training: TrainingRecord
+    predictors: tuple[Predictor, ...] = ()
+    discriminator: Discriminator | None = None
     fine_mask: np.ndarray | None = None
     origin: str | None = None  # digest of the model this one is a copy of, brought to another domain
 
@@ -100,6 +137,31 @@ class SRModel:
     def scale(self) -> int:
         """Fine cells per coarse cell along each horizontal axis."""
         return self.spec.scale
+
+    @property
+    def variable(self) -> Variable:
+        """Labels of the first variable."""
+        return self.targets[0].variable
+
+    @property
+    def scaling(self) -> Scaling:
+        """Scaling of the first variable, in transformed units."""
+        return self.targets[0].scaling
+
+    @property
+    def baselines(self) -> LinearBaselines:
+        """Baselines of the first variable, in transformed units."""
+        return self.targets[0].baselines
+
+    @property
+    def inputs(self) -> tuple[Input, ...]:
+        """The variables that the network is shown: targets, then predictors."""
+        return (*self.targets, *self.predictors)
+
+    @property
+    def names(self) -> tuple[str | None, ...]:
+        """Names of the variables it refines."""
+        return tuple(target.variable.name for target in self.targets)
 
     @property
     def fixed_domain(self) -> bool:
@@ -117,16 +179,28 @@ class SRModel:
         return anomalies(self.static, self.grid, self.scale)
 
     @cached_property
-    def halo(self) -> int:
-        """Neighbouring coarse cells on each side that an output cell depends on."""
-        return halo_with(self.network, self.data)
+    def reach(self) -> int:
+        """Neighbouring coarse cells on each side that an output cell depends on, whole-domain statistics aside."""
+        return reach_of(self.network, self.data)
+
+    @property
+    def halo(self) -> int | None:
+        """Neighbouring coarse cells that make tiles exact; None if the domain must be seen whole."""
+        return None if self.network.global_context else self.reach
+
+    @property
+    def time_halo(self) -> tuple[int, int]:
+        """Frames before and after an output step that it depends on."""
+        window = self.spec.time_window
+        return (0, 0) if window is None else offsets(window, self.data.time_alignment)
 
     @cached_property
     def linear_correction(self) -> np.ndarray:
-        """What the best linear baseline adds to bicubic on the fine grid, (y, x), in units of the variable."""
+        """What the best linear baseline adds to bicubic on the fine grid, (targets, y, x), in transformed units."""
         if self.fixed_domain:
-            return np.nan_to_num(self.baselines.delta)
-        return np.asarray(np.einsum("s,syx->yx", self.baselines.coefficients, self.static_anomaly))
+            return np.stack([np.nan_to_num(target.baselines.delta) for target in self.targets])
+        coefficients = np.stack([target.baselines.coefficients for target in self.targets])
+        return np.asarray(np.einsum("ts,syx->tyx", coefficients, self.static_anomaly))
 
     @property
     def correction(self) -> np.ndarray | None:
@@ -134,30 +208,42 @@ class SRModel:
         return self.linear_correction if self.spec.config.skip == "linear" else None
 
     @property
-    def residual_sd(self) -> float:
-        """Training error of the skip, in units of the variable: the unit of the network's output."""
+    def residual_sd(self) -> tuple[float, ...]:
+        """Training error of the skip for each target, in transformed units: the unit of the network's output."""
         kind = {"linear": "linear_fixed" if self.fixed_domain else "linear_open", "bicubic": "bicubic"}
-        return self.baselines.residual_sd[kind.get(self.spec.config.skip or "", "none")]
+        return tuple(t.baselines.residual_sd[kind.get(self.spec.config.skip or "", "none")] for t in self.targets)
 
     @cached_property
     def channels(self) -> Channels:
         """How fields on the model's domain become channels."""
+        scalings = [part.scaling for part in self.inputs]
+        spread = [target.baselines.residual_sd for target in self.targets]
+        variables = [part.variable for part in self.inputs]
         planes, climatology = [static_channels(self.static, self.static_anomaly, self.static_scaling)], None
         if self.fixed_domain:
-            climatology = np.nan_to_num(self.baselines.climatology, nan=self.scaling.mean)
-            planes.append(np.nan_to_num(self.baselines.delta)[None] / self.baselines.residual_sd["linear_fixed"])
+            filled = [np.nan_to_num(t.baselines.climatology, nan=t.scaling.mean) for t in self.targets]
+            climatology = np.stack(filled)
+            size = np.array([sd["linear_fixed"] for sd in spread])[:, None, None]
+            planes.append(np.stack([np.nan_to_num(t.baselines.delta) for t in self.targets]) / size)
         return Channels(
-            mean=self.scaling.mean,
-            sd=self.scaling.sd,
+            mean=tuple(scaling.mean for scaling in scalings),
+            sd=tuple(scaling.sd for scaling in scalings),
             climatology=climatology,
-            anomaly_sd=self.baselines.residual_sd["climatology"],
-            contrast_sd=self.baselines.residual_sd["contrast"],
+            anomaly_sd=tuple(sd["climatology"] for sd in spread),
+            contrast_sd=(*(sd["contrast"] for sd in spread), *(p.contrast_sd for p in self.predictors)),
             contrast_radius=self.data.contrast_radius,
-            with_mask=self.variable.had_missing,
+            masked=tuple(index for index, variable in enumerate(variables) if variable.had_missing),
+            calendar=self.data.calendar,
             fine=np.concatenate(planes).astype(np.float32),
             correction=self.correction,
             has_skip=self.spec.config.skip is not None,
-            gain=self.residual_sd / self.scaling.sd,
+            gain=tuple(sd / scaling.sd for sd, scaling in zip(self.residual_sd, scalings, strict=False)),
+            transforms=tuple(target.transform for target in self.targets),
+            offsets=stacked_offsets([t.climatology for t in self.targets], (self.coarse_grid.shape, self.grid.shape)),
+            bounds=tuple(
+                (of_variable(self.data.valid_min, name), of_variable(self.data.valid_max, name)) for name in self.names
+            ),
+            activation=self.spec.config.output_activation,
         )
 
     @cached_property
@@ -191,13 +277,15 @@ class SRModel:
             origin=self.identity,
         )
 
-    def save(self, path: Any) -> None:
+    def save(self, path: Any, *, discriminator: bool = False) -> None:
         """Write the model to one ``.safetensors`` file; see `xsuperres.load_model`.
 
         Parameters
         ----------
         path : path-like
             The file appears whole or not at all.
+        discriminator : bool
+            Write the discriminator of an adversarial model too, to train on with ``init=``.
 
         Raises
         ------
@@ -206,7 +294,9 @@ class SRModel:
         """
         from xsuperres.model.file import save_model
 
-        save_model(self, path)
+        if discriminator and self.discriminator is None:
+            raise ModelFileError("There is no discriminator to save: it is there right after adversarial training.")
+        save_model(self if discriminator else replace(self, discriminator=None), path)
 
     def __repr__(self) -> str:
         from xsuperres.model.show import as_text

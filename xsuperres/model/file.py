@@ -23,14 +23,16 @@ from xsuperres.errors import ModelFileError
 from xsuperres.fields.baselines import LinearBaselines, Scaling
 from xsuperres.fields.grid import grid_of
 from xsuperres.fields.static import StaticScaling
-from xsuperres.model.artefact import SRModel, TrainingRecord, Variable
+from xsuperres.fields.transform import Transform
+from xsuperres.model.artefact import Predictor, SRModel, Target, TrainingRecord, Variable
 from xsuperres.model.datasets import dataset_from_tensors, dataset_to_tensors, plain
 from xsuperres.model.table import remember
-from xsuperres.nn.network import NetworkSpec, build_network
+from xsuperres.nn.discriminator import Discriminator, DiscriminatorSpec, build_discriminator
+from xsuperres.nn.network import NetworkSpec, SuperResolution, build_network
 
 __all__ = ["FORMAT_VERSION", "digest_of", "load_model", "model_from_bytes", "model_to_bytes", "save_model"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _KEY = "xsuperres"
 
 
@@ -122,6 +124,11 @@ def model_from_bytes(data: bytes, *, source: str = "bytes") -> SRModel:
             f"{source!r} has model format {version}, this version reads up to {FORMAT_VERSION}; "
             f"upgrade xsuperres (written by {header.get('package')})."
         )
+    if version < FORMAT_VERSION:
+        raise ModelFileError(
+            f"{source!r} has model format {version} of an unreleased version, this one reads {FORMAT_VERSION}; "
+            "train the model anew."
+        )
     try:
         tensors = safetensors.torch.load(data)
     except Exception as error:
@@ -149,24 +156,25 @@ def _digest(tensors: dict[str, torch.Tensor], header: dict[str, Any]) -> str:
 
 
 def _parts(model: SRModel) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    arrays = {name: getattr(model.baselines, name) for name in _baseline_arrays()}
-    if model.fine_mask is not None:
-        arrays["fine_mask"] = model.fine_mask
-    tensors = {
-        f"network.{name}": tensor.detach().cpu().contiguous() for name, tensor in model.network.state_dict().items()
-    }
-    tensors |= {f"baselines.{name}": torch.from_numpy(np.ascontiguousarray(a)) for name, a in arrays.items()}
+    arrays = {} if model.fine_mask is None else {"fine_mask": model.fine_mask}
+    for index, target in enumerate(model.targets):
+        arrays |= {f"targets.{index}.{name}": plane for name, plane in _planes(target).items()}
+    tensors = {name: torch.from_numpy(np.ascontiguousarray(plane)) for name, plane in arrays.items()}
+    networks = {"network": model.network, "discriminator": model.discriminator}
+    for prefix, network in networks.items():
+        weights = {} if network is None else network.state_dict()
+        tensors |= {f"{prefix}.{name}": weight.detach().cpu().contiguous() for name, weight in weights.items()}
     coords, coords_header = dataset_to_tensors(model.grid.coords, "coords.")
     static, static_header = dataset_to_tensors(model.static, "static.")
     header = {
         "format": FORMAT_VERSION,
         "package": f"xsuperres {model.training.versions.get('xsuperres', '')}".strip(),
         "spec": asdict(model.spec),
-        "variable": plain(asdict(model.variable)),
-        "scaling": asdict(model.scaling),
-        "residual_sd": model.baselines.residual_sd,
+        "discriminator": None if model.discriminator is None else asdict(model.discriminator.spec),
+        "targets": [_target_header(target) for target in model.targets],
+        "predictors": [plain(asdict(predictor)) for predictor in model.predictors],
         "static_scaling": asdict(model.static_scaling),
-        "data": asdict(model.data),
+        "data": plain(asdict(model.data)),
         "training": plain(asdict(model.training)),
         "origin": model.origin,
         "dims": list(model.grid.dims),
@@ -178,36 +186,84 @@ def _parts(model: SRModel) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     return tensors | coords | static, json.loads(json.dumps(header))
 
 
-def _baseline_arrays() -> list[str]:
-    return [field.name for field in fields(LinearBaselines) if field.name != "residual_sd"]
+_PLANES = tuple(field.name for field in fields(LinearBaselines) if field.name != "residual_sd")
+_CLIMATOLOGY = ("coarse_mean", "fine_mean")
 
 
-def _model(tensors: dict[str, torch.Tensor], header: dict[str, Any]) -> SRModel:
+def _planes(target: Target) -> dict[str, np.ndarray]:
+    planes = {name: getattr(target.baselines, name) for name in _PLANES}
+    return planes | dict(zip(_CLIMATOLOGY, target.climatology or (), strict=False))
+
+
+def _target_header(target: Target) -> dict[str, Any]:
+    return {
+        "variable": plain(asdict(target.variable)),
+        "scaling": asdict(target.scaling),
+        "residual_sd": target.baselines.residual_sd,
+        "transform": asdict(target.transform),
+    }
+
+
+def _target(header: dict[str, Any], planes: dict[str, np.ndarray]) -> Target:
+    means = [planes.pop(name) for name in _CLIMATOLOGY if name in planes]
+    return Target(
+        variable=Variable(**header["variable"]),
+        scaling=Scaling(**header["scaling"]),
+        baselines=LinearBaselines(**planes, residual_sd=header["residual_sd"]),
+        transform=Transform(**header["transform"]),
+        climatology=(means[0], means[1]) if means else None,
+    )
+
+
+def _predictor(header: dict[str, Any]) -> Predictor:
+    variable, scaling = Variable(**header["variable"]), Scaling(**header["scaling"])
+    return Predictor(variable=variable, scaling=scaling, contrast_sd=header["contrast_sd"])
+
+
+def _below(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """Return the tensors whose names begin with `prefix` and a dot, without it."""
+    return {name[len(prefix) + 1 :]: t for name, t in tensors.items() if name.startswith(f"{prefix}.")}
+
+
+def _network(tensors: dict[str, torch.Tensor], header: dict[str, Any]) -> SuperResolution:
     spec = dict(header["spec"])
     spec["config"] = NetworkConfig(**spec["config"])
     spec["domain"] = tuple(spec["domain"]) if spec["domain"] else None
     network = build_network(NetworkSpec(**spec))
-    weights = {n.removeprefix("network."): t for n, t in tensors.items() if n.startswith("network.")}
-    network.load_state_dict(weights)
-    network = network.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    arrays = {n.removeprefix("baselines."): t.numpy() for n, t in tensors.items() if n.startswith("baselines.")}
-    mask = arrays.pop("fine_mask", None)
+    network.load_state_dict(_below(tensors, "network"))
+    return network.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+
+
+def _discriminator(tensors: dict[str, torch.Tensor], header: dict[str, Any]) -> Discriminator | None:
+    if header["discriminator"] is None:
+        return None
+    discriminator = build_discriminator(DiscriminatorSpec(**header["discriminator"]))
+    discriminator.load_state_dict(_below(tensors, "discriminator"))
+    return discriminator.eval()
+
+
+def _model(tensors: dict[str, torch.Tensor], header: dict[str, Any]) -> SRModel:
+    network = _network(tensors, header)
     coords = dataset_from_tensors(tensors, header["coords"], "coords.")
     coords = coords.set_coords(list(coords.variables))
     dims = header["dims"]
     plane = xr.DataArray(np.zeros([coords.sizes[d] for d in dims]), dims=dims, coords=coords.coords)
+    targets = [
+        _target(part, {name: t.numpy() for name, t in _below(tensors, f"targets.{index}").items()})
+        for index, part in enumerate(header["targets"])
+    ]
     return SRModel(
         spec=network.spec,
         network=network,
-        variable=Variable(**header["variable"]),
-        scaling=Scaling(**header["scaling"]),
-        baselines=LinearBaselines(**arrays, residual_sd=header["residual_sd"]),
+        targets=tuple(targets),
+        predictors=tuple(_predictor(part) for part in header["predictors"]),
+        discriminator=_discriminator(tensors, header),
         static_scaling=_tuples(StaticScaling, header["static_scaling"]),
         data=DataConfig(**header["data"]),
         grid=grid_of(plane, gaps=True),
         static=dataset_from_tensors(tensors, header["static"], "static."),
         training=_tuples(TrainingRecord, header["training"]),
-        fine_mask=mask,
+        fine_mask=tensors["fine_mask"].numpy() if "fine_mask" in tensors else None,
         origin=header["origin"],
     )
 

@@ -1,6 +1,8 @@
-"""Building blocks of the networks: convolutions, residual and dense blocks, merging of static channels.
+"""Building blocks of the networks: convolutions, residual, dense and other blocks, merging of static channels.
 
-Torch only, no xarray; tensors are (b, c, y, x). Convolutions keep the size; beyond a domain edge they see 0.
+Torch only, no xarray; tensors are (b, c, y, x). Convolutions keep the size; beyond a domain edge they see 0. What a
+`NetworkConfig` asks for (kind of convolution, normalisation, dropout, attention) is put in by `conv` and `unit`, so
+that every backbone has it.
 """
 
 from __future__ import annotations
@@ -8,27 +10,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from xsuperres.config import NetworkConfig
 from xsuperres.nn.geometry import Block, Chain, Interval, Pointwise
-from xsuperres.registry import Registry
+from xsuperres.nn.layers import activation, attention, dropout, normalization
 
-__all__ = ["ACTIVATIONS", "Conv", "DenseBlock", "Merge", "ResidualBlock", "activation", "pointwise_conv"]
-
-ACTIVATIONS: Registry[type[nn.Module]] = Registry("activation")
-for _name, _module in {
-    "relu": nn.ReLU,
-    "leaky_relu": nn.LeakyReLU,
-    "elu": nn.ELU,
-    "selu": nn.SELU,
-    "gelu": nn.GELU,
-    "silu": nn.SiLU,
-    "tanh": nn.Tanh,
-}.items():
-    ACTIVATIONS.add(_name)(_module)
-
-
-def activation(name: str) -> Pointwise:
-    """Return the activation called `name` as a block."""
-    return Pointwise(ACTIVATIONS.get(name)())
+__all__ = [
+    "Conv",
+    "ConvNextBlock",
+    "DenseBlock",
+    "Merge",
+    "ResidualBlock",
+    "conv",
+    "pointwise_conv",
+    "unit",
+]
 
 
 def pointwise_conv(inputs: int, outputs: int) -> Pointwise:
@@ -37,12 +32,14 @@ def pointwise_conv(inputs: int, outputs: int) -> Pointwise:
 
 
 class Conv(Block):
-    """A convolution of odd size that keeps the resolution."""
+    """A convolution of odd size that keeps the resolution; dilated, it skips cells."""
 
-    def __init__(self, inputs: int, outputs: int, *, size: int = 3, bias: bool = True) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, *, size: int = 3, bias: bool = True, dilation: int = 1, groups: int = 1
+    ) -> None:
         super().__init__()
-        self.reach = size // 2
-        self.conv = nn.Conv2d(inputs, outputs, size, padding=self.reach, bias=bias)
+        self.reach = dilation * (size // 2)
+        self.conv = nn.Conv2d(inputs, outputs, size, padding=self.reach, bias=bias, dilation=dilation, groups=groups)
 
     def forward(self, x: Tensor) -> Tensor:  # (b, inputs, y, x) -> (b, outputs, y, x)
         return self.conv(x)
@@ -51,12 +48,39 @@ class Conv(Block):
         return out.grow(self.reach)
 
 
-class ResidualBlock(Block):
-    """Conv, activation, conv, added to the input, without normalisation (EDSR; Lim et al. 2017, arXiv:1707.02921)."""
+def conv(config: NetworkConfig, inputs: int, outputs: int, *, size: int = 3, dilation: int = 1) -> Block:
+    """Return a convolution; depthwise-separable (Chollet 2017, arXiv:1610.02357) if the settings say so."""
+    if not config.separable:
+        return Conv(inputs, outputs, size=size, dilation=dilation)
+    depthwise = Conv(inputs, inputs, size=size, dilation=dilation, groups=inputs, bias=False)
+    return Chain(depthwise, pointwise_conv(inputs, outputs))
 
-    def __init__(self, width: int, act: str) -> None:
+
+def unit(config: NetworkConfig, inputs: int, outputs: int, *, dilation: int = 1) -> Chain:
+    """Return convolution, normalisation, activation and dropout."""
+    return Chain(
+        conv(config, inputs, outputs, dilation=dilation),
+        normalization(config.normalization, outputs),
+        activation(config.activation),
+        dropout(config.dropout, config.dropout_rate),
+    )
+
+
+class ResidualBlock(Block):
+    """Conv, activation, conv, added to the input (EDSR; Lim et al. 2017, arXiv:1707.02921).
+
+    Normalisation, dropout and attention (Zhang et al. 2018, arXiv:1807.02758) act on what is added.
+    """
+
+    def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
-        self.body = Chain(Conv(width, width), activation(act), Conv(width, width))
+        width = config.width
+        self.body = Chain(
+            unit(config, width, width),
+            conv(config, width, width),
+            normalization(config.normalization, width),
+            attention(config.attention, width),
+        )
 
     def forward(self, x: Tensor) -> Tensor:  # (b, width, y, x) -> the same
         return x + self.body(x)
@@ -71,9 +95,16 @@ class DenseBlock(Block):
     After DenseNet (Huang et al. 2017, arXiv:1608.06993) with its bottleneck and its halving transition.
     """
 
-    def __init__(self, width: int, act: str) -> None:
+    def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
-        self.body = Chain(pointwise_conv(width, 4 * width), activation(act), Conv(4 * width, width), activation(act))
+        width = config.width
+        self.body = Chain(
+            pointwise_conv(width, 4 * width),
+            normalization(config.normalization, 4 * width),
+            activation(config.activation),
+            unit(config, 4 * width, width),
+            attention(config.attention, width),
+        )
         self.transition = pointwise_conv(2 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:  # (b, width, y, x) -> the same
@@ -83,11 +114,38 @@ class DenseBlock(Block):
         return out.union(self.body.needs(out))
 
 
+class ConvNextBlock(Block):
+    """7x7 depthwise conv, normalisation per cell, 1x1 conv to 4 x width, GELU, 1x1 conv back, added to the input.
+
+    After ConvNeXt (Liu et al. 2022, arXiv:2201.03545); `normalization` replaces its layer normalisation, the
+    activation is its own.
+    """
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        width = config.width
+        self.body = Chain(
+            Conv(width, width, size=7, groups=width),
+            normalization(config.normalization or "layer", width),
+            pointwise_conv(width, 4 * width),
+            activation("gelu"),
+            dropout(config.dropout, config.dropout_rate),
+            pointwise_conv(4 * width, width),
+            attention(config.attention, width),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:  # (b, width, y, x) -> the same
+        return x + self.body(x)
+
+    def needs(self, out: Interval) -> Interval:
+        return out.union(self.body.needs(out))
+
+
 class Merge(Block):
     """Convolve two inputs of one resolution and add: a convolution of their concatenation.
 
-    The second input holds fields that are the same for every sample; given as (1, c, y, x) it is convolved once
-    for the whole batch. It may be absent (`seconds` = 0).
+    The second input holds fields that are the same for every sample, or for all frames of one; given as (1, c, y, x)
+    it is convolved once for the whole batch. It may be absent (`seconds` = 0).
     """
 
     def __init__(self, firsts: int, seconds: int, outputs: int, *, size: int = 3) -> None:
@@ -95,9 +153,14 @@ class Merge(Block):
         self.first = Conv(firsts, outputs, size=size)
         self.second = Conv(seconds, outputs, size=size, bias=False) if seconds else None
 
-    def forward(self, x: Tensor, fixed: Tensor | None) -> Tensor:  # (b, firsts, y, x), (1 or b, seconds, y, x)
+    def forward(self, x: Tensor, fixed: Tensor | None) -> Tensor:  # (b, firsts, y, x), (1 or b / n, seconds, y, x)
         merged = self.first(x)
-        return merged if self.second is None or fixed is None else merged + self.second(fixed)
+        if self.second is None or fixed is None:
+            return merged
+        second = self.second(fixed)
+        if len(second) not in (1, len(merged)):  # n frames a sample
+            second = second.repeat_interleave(len(merged) // len(second), dim=0)
+        return merged + second
 
     def needs(self, out: Interval) -> Interval:
         return self.first.needs(out)

@@ -49,7 +49,12 @@ class Interval(NamedTuple):
 
 
 class Block(nn.Module, ABC):
-    """A layer that declares its dependency along each horizontal axis (the same for y and x)."""
+    """A layer that declares its dependency along each horizontal axis (the same for y and x).
+
+    One that looks at the whole domain besides says ``global_context = True``.
+    """
+
+    global_context: bool = False
 
     @abstractmethod
     def needs(self, out: Interval) -> Interval:

@@ -1,4 +1,4 @@
-"""The super-resolution network: encode -> upsample -> merge fine static fields -> head.
+"""The super-resolution network: encode -> (fuse time) -> upsample -> merge fine static fields -> head.
 
 Torch only, no xarray; tensors are scaled. It maps coarse channels (b, c, y, x) and fine static channels
 (1 or b, s, scale y, scale x) to the correction of the linear baseline (b, outputs, scale y, scale x), in units of
@@ -7,6 +7,7 @@ the baseline's training error. Every combination of backbone and upsampling is c
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -15,9 +16,12 @@ from torch.nn import functional as F
 
 from xsuperres.config import NetworkConfig
 from xsuperres.nn.backbones import BACKBONES
-from xsuperres.nn.blocks import Conv, Merge, activation
+from xsuperres.nn.blocks import Conv, Merge
 from xsuperres.nn.geometry import Block, Chain, Interval, halo_of
+from xsuperres.nn.layers import ACTIVATIONS, Dropout, activation
+from xsuperres.nn.place import here, normal
 from xsuperres.nn.resample import repeat_cells
+from xsuperres.nn.temporal import RecurrentFusion
 from xsuperres.nn.upsamplers import UPSAMPLERS, Upsampler
 
 __all__ = ["Cells", "LocationFeatures", "NetworkSpec", "SuperResolution", "build_network"]
@@ -33,9 +37,15 @@ class NetworkSpec:
     inputs: int
     statics: int = 0
     outputs: int = 1
-    masked: bool = False  # whether the last coarse channel says which cells are valid
+    masks: int = 0  # how many of the coarse channels, the last ones, say which cells are valid
+    noise: int = 0  # channels of random numbers before the coarse ones
+    time_window: int | None = None  # frames per output step
+    output_frame: int = -1  # which of them the output belongs to
     domain: tuple[int, int] | None = None  # fine (rows, columns) of the stored grid, for location features
     config: NetworkConfig = field(default_factory=NetworkConfig)
+
+
+Encoded = tuple[Tensor, ...]  # features and gates of frames, each (f, c, y, x)
 
 
 @dataclass(frozen=True)
@@ -59,11 +69,12 @@ class LocationFeatures(nn.Module):
 
 
 class SuperResolution(Block):
-    """One network of the matrix backbone x upsampling.
+    """One network of the matrix backbone x upsampling x sample.
 
     A pre-upsampling network reads the interpolated coarse channels and the static channels at the fine grid; the
     others read the static channels at the coarse grid (space-to-depth, which keeps their detail) and again,
-    after the upsampling, at the fine grid.
+    after the upsampling, at the fine grid. With a time window every frame is encoded once, and the frames of a window
+    are fused before the upsampling, or in place of it.
     """
 
     def __init__(self, spec: NetworkSpec) -> None:
@@ -72,39 +83,75 @@ class SuperResolution(Block):
         config, kind = spec.config, UPSAMPLERS.get(spec.upsampling)
         self.before = kind.before_backbone
         self.location = _location(spec)
-        statics = spec.statics + config.location_features
+        statics, inputs = spec.statics + config.location_features, spec.noise + spec.inputs
         detail = statics if self.before else statics * spec.scale**2
-        self.stem = Merge(spec.inputs, detail, config.width)
-        self.backbone = BACKBONES.get(spec.backbone)(config.width, config.depth, config.activation)
+        self.stem = Merge(inputs, detail, config.width)
+        self.backbone = BACKBONES.get(spec.backbone)(config)
+        self.fusion = _fusion(spec, before=self.before)
         features = config.width if self.before else config.head_width
         self.upsampler: Upsampler = (
-            kind(spec.inputs, spec.inputs, spec.scale) if self.before else kind(config.width, features, spec.scale)
+            kind(inputs, inputs, spec.scale) if self.before else kind(config.width, features, spec.scale)
         )
         self.merge = Merge(features, statics, config.head_width)
         self.head = Chain(activation(config.activation), Conv(config.head_width, spec.outputs))
         self.activate = activation(config.activation)
         _start_at_zero(self.head)
+        for layer, module in enumerate(m for m in self.modules() if isinstance(m, Dropout)):
+            module.layer = layer + 1
+        self.global_context = any(isinstance(m, Block) and m.global_context for m in self.modules())
 
-    def forward(self, coarse: Tensor, static: Tensor | None = None, cells: Cells | None = None) -> Tensor:
-        # (b, inputs, y, x), (1 or b, statics, Y, X) -> (b, outputs, Y, X)
-        fixed = self._fixed(static, cells)
+    def forward(
+        self, coarse: Tensor, static: Tensor | None = None, cells: Cells | None = None, windows: Tensor | None = None
+    ) -> Tensor:
+        # (f, inputs, y, x), (1 or b, statics, Y, X), windows (b, n) of frames -> (b, outputs, Y, X)
+        fixed = self.fixed(static, cells)
+        return self.decode(self.encode(coarse, fixed), fixed, windows)
+
+    def encode(self, coarse: Tensor, fixed: Tensor | None) -> Encoded:
+        """Return what is computed once per frame: features and, with a time window, their part of the gates."""
+        if self.spec.noise:
+            coarse = torch.cat([self._noise(coarse), coarse], dim=1)
         if self.before:
-            features = self.backbone(self.activate(self.stem(self._interpolated(coarse), fixed)))
+            stem = self.stem(self._interpolated(coarse), fixed)
         else:
-            detail = None if fixed is None else F.pixel_unshuffle(fixed, self.spec.scale)
-            features = self.backbone(self.activate(self.stem(coarse, detail)))
+            stem = self.stem(coarse, None if fixed is None else F.pixel_unshuffle(fixed, self.spec.scale))
+        features = self.backbone(self.activate(stem))
+        return (features,) if self.fusion is None else (features, self.fusion.gates(features))
+
+    def decode(self, encoded: Encoded, fixed: Tensor | None, windows: Tensor | None = None) -> Tensor:
+        """Return the output (b, outputs, Y, X) of the windows (b, n) of encoded frames, or of every frame."""
+        features = encoded[0]
+        if self.fusion is not None:
+            if windows is None:
+                raise ValueError(f"A network with a time window of {self.spec.time_window} needs the windows' frames.")
+            features = self.fusion(*encoded, windows, self.spec.output_frame)
+        if not self.before:
             features = self.upsampler(features)
         return self.head(self.merge(features, fixed))
 
-    def _interpolated(self, coarse: Tensor) -> Tensor:  # (b, inputs, y, x) -> (b, inputs, Y, X)
-        """Return the coarse channels at the fine grid, made from valid cells only; the mask is spread as it is."""
-        if not self.spec.masked:
-            return self.upsampler(coarse)
-        mask = coarse[:, -1:]
-        values = self.upsampler(coarse[:, :-1], mask)
-        return torch.cat([values, repeat_cells(mask, self.spec.scale)], dim=1)
+    def _noise(self, coarse: Tensor) -> Tensor:  # (f, c, y, x) -> (f, noise, y, x)
+        """Return random numbers during training and for members, else their mean."""
+        like = coarse[:, :1].expand(-1, self.spec.noise, -1, -1)
+        place = here()
+        if place is not None and place.keys is not None:
+            return normal(place, like, 0).to(coarse.dtype)
+        return torch.randn_like(like) if self.training else torch.zeros_like(like)
 
-    def _fixed(self, static: Tensor | None, cells: Cells | None) -> Tensor | None:
+    @property
+    def is_random(self) -> bool:
+        """Whether members can differ: by noise, or by dropout."""
+        return self.spec.noise > 0 or any(isinstance(module, Dropout) for module in self.modules())
+
+    def _interpolated(self, coarse: Tensor) -> Tensor:  # (b, inputs, y, x) -> (b, inputs, Y, X)
+        """Return the coarse channels at the fine grid, made from valid cells only; masks are spread as they are."""
+        count = self.spec.masks
+        if not count:
+            return self.upsampler(coarse)
+        values, masks = coarse[:, :-count], coarse[:, -count:]
+        valid = masks.amin(dim=1, keepdim=True)
+        return torch.cat([self.upsampler(values, valid), repeat_cells(masks, self.spec.scale)], dim=1)
+
+    def fixed(self, static: Tensor | None, cells: Cells | None) -> Tensor | None:
         """Return static channels and location features in one tensor (1 or b, c, Y, X), if there are any."""
         if self.location is None or cells is None:
             return static
@@ -116,15 +163,15 @@ class SuperResolution(Block):
 
     def needs(self, out: Interval) -> Interval:
         fine = self.merge.needs(self.head.needs(out))
-        if self.before:
-            inner = self.stem.needs(self.backbone.needs(fine))
-            return self.upsampler.needs(inner).union(fine.coarsened(self.spec.scale))
-        inner = self.stem.needs(self.backbone.needs(self.upsampler.needs(fine)))
-        return inner.union(fine.coarsened(self.spec.scale))
+        fused = fine if self.before else self.upsampler.needs(fine)
+        features = fused if self.fusion is None else fused.union(self.fusion.needs(fused))
+        inner = self.stem.needs(self.backbone.needs(features))
+        read = self.upsampler.needs(inner) if self.before else inner
+        return read.union(fine.coarsened(self.spec.scale))
 
     @property
-    def halo(self) -> int:
-        """Neighbouring coarse cells on each side that the network reads."""
+    def reach(self) -> int:
+        """Neighbouring coarse cells on each side that the network's convolutions read."""
         return halo_of(self, self.spec.scale)
 
 
@@ -133,10 +180,23 @@ def build_network(spec: NetworkSpec) -> SuperResolution:
     return SuperResolution(spec)
 
 
+def output_activation(name: str) -> Callable[[Tensor], Tensor]:
+    """Return the activation of the output, a function of tensors of any shape."""
+    return ACTIVATIONS.get(name)()
+
+
 def _location(spec: NetworkSpec) -> LocationFeatures | None:
     if not spec.config.location_features or spec.domain is None:
         return None
     return LocationFeatures(spec.config.location_features, spec.domain)
+
+
+def _fusion(spec: NetworkSpec, *, before: bool) -> RecurrentFusion | None:
+    """Return the recurrent block; its state is narrow at the fine grid, where cells are many."""
+    if spec.time_window is None:
+        return None
+    width = spec.config.width
+    return RecurrentFusion(width, max(4, width // (4 if before else 2)), spec.time_window)
 
 
 def _start_at_zero(head: nn.Module) -> None:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from xsuperres.nn.blocks import Conv
 from xsuperres.nn.geometry import Block, Interval
-from xsuperres.nn.resample import Interpolation, interpolate_valid, repeat_cells
+from xsuperres.nn.resample import Interpolation, interpolate_valid
 from xsuperres.registry import Registry
 
 __all__ = ["UPSAMPLERS", "Upsampler"]
@@ -71,15 +71,31 @@ class SubPixel(Upsampler):
 class ResizeConv(Upsampler):
     """Repeat cells, then convolve at the fine grid: no checkerboard (Odena et al. 2016, doi:10.23915/distill.00003)."""
 
+    method: ClassVar[str] = "nearest"
+
     def __init__(self, inputs: int, outputs: int, scale: int) -> None:
         super().__init__(inputs, outputs, scale)
-        self.conv = Conv(inputs, outputs)
+        self.resize, self.conv = Interpolation(scale, self.method), Conv(inputs, outputs)
 
     def forward(self, x: Tensor) -> Tensor:  # (b, inputs, y, x) -> (b, outputs, scale y, scale x)
-        return self.conv(repeat_cells(x, self.scale))
+        return self.conv(self.resize(x))
 
     def needs(self, out: Interval) -> Interval:
-        return self.conv.needs(out).coarsened(self.scale)
+        return self.resize.needs(self.conv.needs(out))
+
+
+@UPSAMPLERS.add("resize_bilinear")
+class BilinearConv(ResizeConv):
+    """Interpolate features bilinearly, then convolve at the fine grid."""
+
+    method = "bilinear"
+
+
+@UPSAMPLERS.add("resize_bicubic")
+class BicubicConv(ResizeConv):
+    """Interpolate features by cubic convolution, then convolve at the fine grid."""
+
+    method = "bicubic"
 
 
 @UPSAMPLERS.add("deconvolution", aliases=("dc",))

@@ -1,12 +1,13 @@
-"""Training data in blocks of time: fine target, its coarsening, and bicubic, as arrays in canonical order.
+"""Training data in blocks of time: fine targets, coarse inputs, and bicubic, as arrays in canonical order.
 
-Labelled arrays in, numpy out. Blocks follow the chunks of the store; when all of them fit the memory budget they are
-one block, kept.
+Labelled arrays in, numpy out; variables are an axis (targets first). Blocks follow the chunks of the store; when all of
+them fit the memory budget they are one block, kept.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,53 +18,131 @@ from xsuperres.fields.channels import Channels
 from xsuperres.fields.checks import is_lazy
 from xsuperres.fields.grid import Grid
 from xsuperres.fields.resample import coarsen_array, interpolate_array
-from xsuperres.samples.holdout import leading_dim
+from xsuperres.fields.times import window_frames
+from xsuperres.fields.transform import Transform
 from xsuperres.samples.readers import Block
 from xsuperres.tiles import split
 
-__all__ = ["FieldBlocks", "Fields"]
+__all__ = ["FieldBlocks", "Fields", "Steps"]
 
 _ARRAYS = 5  # fine arrays alive per field: target, bicubic, scaled target, skip, and one in the making
 
 
 @dataclass(frozen=True)
-class Fields:
-    """One block, float32: target and bicubic (n, Y, X), coarse (n, y, x)."""
-
-    target: np.ndarray
-    coarse: np.ndarray
-    bicubic: np.ndarray
-
-
-class FieldBlocks:
-    """The fields of a DataArray, counted along time first, in blocks.
+class Steps:
+    """What is known of every step of the leading dim.
 
     Parameters
     ----------
-    da : xr.DataArray
-        The fine data.
+    segment : ndarray of int (steps,)
+        The gapless stretch it belongs to.
+    calendar : ndarray (steps, features) or None
+        What the calendar says.
+    before, after : int
+        Frames of a time window around the output step.
+    """
+
+    segment: np.ndarray
+    calendar: np.ndarray | None = None
+    before: int = 0
+    after: int = 0
+
+    @property
+    def windowed(self) -> bool:
+        """Whether there is a time window."""
+        return self.before + self.after > 0
+
+
+@dataclass(frozen=True)
+class Fields:
+    """One block of fields, float32.
+
+    Parameters
+    ----------
+    target : ndarray (n, targets, Y, X)
+    inputs : ndarray (m, variables, y, x)
+        Coarse frames.
+    windows : ndarray of int (n, w)
+        The frames each field is made from.
+    output : int
+        Which of them is the field's own.
+    calendar : ndarray (m, features) or None
+        Of the frames.
+    """
+
+    target: np.ndarray
+    inputs: np.ndarray
+    windows: np.ndarray
+    output: int = 0
+    calendar: np.ndarray | None = None
+
+    def take(self, chosen: np.ndarray) -> Fields:
+        """Return some of the fields, and the frames that these are made from."""
+        if chosen.all():
+            return self
+        windows = self.windows[chosen]
+        frames, index = np.unique(windows, return_inverse=True)
+        calendar = None if self.calendar is None else self.calendar[frames]
+        return replace(
+            self,
+            target=self.target[chosen],
+            inputs=self.inputs[frames],
+            windows=index.reshape(windows.shape),
+            calendar=calendar,
+        )
+
+    @property
+    def coarse(self) -> np.ndarray:
+        """The coarse targets of the fields' own frames, (n, targets, y, x)."""
+        own, count = self.windows[:, self.output], self.target.shape[1]
+        whole = len(own) == len(self.inputs) and bool((own == np.arange(len(own))).all())
+        return self.inputs[:, :count] if whole else self.inputs[own, :count]
+
+
+class FieldBlocks:
+    """The fields of one or more variables, counted along the leading dim first, in blocks.
+
+    Parameters
+    ----------
+    fine : DataArray (lead, ..., targets, Y, X)
+        Stacked targets in canonical order.
+    coarse : DataArray (lead, ..., targets, y, x) or None
+        What they are made from; None: their own coarsening.
+    predictors : DataArray (lead, ..., predictors, y, x) or None
+        On the coarse grid.
     grid : Grid
-        Its grid.
+        The fine grid.
+    steps : Steps
+        Of the leading dim.
     memory_budget : int
         Bytes; more data than this are read again in every epoch.
     """
 
-    def __init__(self, da: xr.DataArray, grid: Grid, scale: int, config: DataConfig, memory_budget: int) -> None:
-        lead = leading_dim(da, grid)
-        values = grid.canonical(da)
-        self.values = values if lead is None else values.transpose(lead, ...)
-        self.lead, self.grid, self.scale, self.config = lead, grid, scale, config
-        self.per_step = int(np.prod(self.values.shape[1:-2], dtype=int)) if lead else 1
-        bytes_per_step = self.per_step * grid.y.size * grid.x.size * 4 * _ARRAYS
+    def __init__(
+        self,
+        fine: xr.DataArray,
+        coarse: xr.DataArray | None,
+        predictors: xr.DataArray | None,
+        *,
+        grid: Grid,
+        scale: int,
+        config: DataConfig,
+        steps: Steps,
+        memory_budget: int,
+    ) -> None:
+        self.fine, self.given, self.predictors = fine, coarse, predictors
+        self.grid, self.scale, self.config, self.steps = grid, scale, config, steps
+        self.per_step = int(np.prod(fine.shape[1:-3], dtype=int))
+        bytes_per_step = self.per_step * int(np.prod(fine.shape[-3:])) * 4 * _ARRAYS
         self.slices = self._slices(max(1, memory_budget // bytes_per_step))
         self._kept: Fields | None = None
 
     def _slices(self, steps_in_memory: int) -> list[slice]:
-        count = self.values.shape[0] if self.lead else 1
+        count = self.fine.shape[0]
         if count <= steps_in_memory:
             return [slice(0, count)]
         largest = max(1, steps_in_memory // 3)  # one in use, one being read, one being made
-        chunks = self.values.chunks[0] if is_lazy(self.values) and self.values.chunks else (1,) * count
+        chunks = self.fine.chunks[0] if is_lazy(self.fine) and self.fine.chunks else (1,) * count
         slices, start, stop = [], 0, 0
         for size in (part for chunk in chunks for part in split(chunk, largest)):
             if stop - start and stop + size - start > largest:
@@ -85,58 +164,100 @@ class FieldBlocks:
         block = self.slices[index]
         return slice(block.start * self.per_step, block.stop * self.per_step)
 
-    def load(self, index: int) -> Fields:
-        """Read a block, coarsen it, interpolate it back."""
-        if self._kept is not None:
-            return self._kept
-        part = self.values[self.slices[index]] if self.lead else self.values
-        target = np.asarray(part.values, dtype=np.float32).reshape(-1, *self.grid.shape)
-        coarse = coarsen_array(
-            target, self.grid.area, self.scale, minimum_valid_fraction=self.config.minimum_valid_fraction
-        )
-        fields = Fields(target, coarse, self._bicubic(coarse))
-        if len(self) == 1:
-            self._kept = fields
-        return fields
-
-    def _bicubic(self, coarse: np.ndarray) -> np.ndarray:
-        periodic = self.grid.x.periodic
-        parts = [slice(p.start // self.scale, p.stop // self.scale) for p in self.grid.parts()]
-        fine = [interpolate_array(coarse[..., p], self.scale, periodic=periodic) for p in parts]
-        return np.concatenate(fine, axis=-1)
-
     def chosen(self, mask: np.ndarray) -> list[tuple[int, np.ndarray]]:
         """Return the blocks that hold fields of `mask` (fields,), each with its part of the mask."""
         parts = [(index, mask[self.fields(index)]) for index in range(len(self))]
         return [(index, part) for index, part in parts if part.any()]
 
+    def load(self, index: int) -> Fields:
+        """Read a block with the frames around it, and coarsen it."""
+        if self._kept is not None:
+            return self._kept
+        core, count = self.slices[index], self.slices[-1].stop
+        read = slice(max(0, core.start - self.steps.before), min(count, core.stop + self.steps.after))
+        frames = _flat(self.fine[read])
+        coarse = self._coarsened(frames) if self.given is None else _flat(self.given[read])
+        if self.predictors is not None:
+            coarse = np.concatenate([coarse, _flat(self.predictors[read])], axis=1)
+        windows = window_frames(self.steps.segment[read], self.steps.before, self.steps.after)
+        own = slice(core.start - read.start, core.stop - read.start)
+        fields = Fields(
+            frames[own.start * self.per_step : own.stop * self.per_step],
+            coarse,
+            _per_field(windows[own], self.per_step),
+            self.steps.before,
+            None if self.steps.calendar is None else np.repeat(self.steps.calendar[read], self.per_step, axis=0),
+        )
+        if len(self) == 1:
+            self._kept = fields
+        return fields
+
+    def _coarsened(self, frames: np.ndarray) -> np.ndarray:
+        least = self.config.minimum_valid_fraction
+        return coarsen_array(frames, self.grid.area, self.scale, minimum_valid_fraction=least)
+
+    def bicubic(self, coarse: np.ndarray) -> np.ndarray:
+        """Return the interpolation of coarse fields (..., y, x), part by part."""
+        periodic = self.grid.x.periodic
+        parts = [slice(p.start // self.scale, p.stop // self.scale) for p in self.grid.parts()]
+        fine = [interpolate_array(coarse[..., p], self.scale, periodic=periodic) for p in parts]
+        return np.concatenate(fine, axis=-1)
+
+    def transformed(
+        self, fields: Fields, transforms: Sequence[Transform], offsets: tuple[np.ndarray, np.ndarray] | None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return target, coarse and bicubic (n, targets, ...) in transformed units."""
+        target, coarse = fields.target, fields.coarse
+        if any(transform.kind is not None for transform in transforms):
+            target, coarse = (_transformed(values, transforms) for values in (target, coarse))
+        if offsets is not None:
+            coarse, target = coarse - np.float32(offsets[0]), target - np.float32(offsets[1])
+        return target, coarse, self.bicubic(coarse)
+
     def scaled(self, index: int, chosen: np.ndarray, channels: Channels) -> Block:
         """Return some fields of a block as training samples in scaled units."""
-        fields = self.load(index)
-        skip = np.zeros_like(fields.bicubic[chosen])
+        fields = self.load(index).take(chosen)
+        target, _, bicubic = self.transformed(fields, channels.transforms, channels.offsets)
+        count = target.shape[1]
+        mean, sd = (np.array(n[:count], np.float32)[:, None, None] for n in (channels.mean, channels.sd))
+        skip = np.zeros_like(bicubic)
         if channels.has_skip:
-            skip = fields.bicubic[chosen] - np.float32(channels.mean)
+            skip = bicubic - mean
             if channels.correction is not None:
                 skip = skip + channels.correction.astype(np.float32)
-        target = (fields.target[chosen] - np.float32(channels.mean)) / np.float32(channels.sd)
-        skip = skip / np.float32(channels.sd)
-        missing = ~np.isfinite(fields.bicubic[chosen])  # the coarse cell is, whatever the skip
+        missing = ~np.isfinite(bicubic)  # the coarse cell is, whatever the skip
         return Block(
-            self._shown(fields.coarse[chosen], channels),
-            np.where(missing, 0, skip)[:, None].astype(np.float32),
-            np.where(missing, np.nan, target)[:, None].astype(np.float32),
+            self._shown(fields, channels),
+            np.where(missing, 0, skip / sd).astype(np.float32),
+            np.where(missing, np.nan, (target - mean) / sd).astype(np.float32),
+            fields.windows if self.steps.windowed else None,
         )
 
-    def _shown(self, coarse: np.ndarray, channels: Channels) -> np.ndarray:
-        """Return the coarse channels (n, c, y, x) of whole fields, part by part, wrapped where periodic."""
+    def _shown(self, fields: Fields, channels: Channels) -> np.ndarray:
+        """Return the coarse channels (m, c, y, x) of whole frames, part by part, wrapped where periodic."""
         parts = []
+        calendar = None if fields.calendar is None else torch.from_numpy(fields.calendar)
         for part in self.grid.coarsen(self.scale).parts():
             wrap = self.config.reach if self.grid.x.periodic else 0
             size = part.stop - part.start
             columns = part.start + np.arange(-wrap, size + wrap) % size
-            values = torch.from_numpy(np.ascontiguousarray(coarse[..., columns]))
-            climatology = channels.climatology
-            chosen = None if climatology is None else torch.from_numpy(climatology[:, columns])
-            shown = channels.coarse(values, torch.isfinite(values), chosen)[1]
+            values = torch.from_numpy(np.ascontiguousarray(fields.inputs[..., columns]))
+            planes = channels.planes(slice(None), columns)
+            shown = channels.coarse(values, torch.isfinite(values), planes, calendar)[1]
             parts.append(shown[..., wrap : wrap + size])
         return torch.cat(parts, dim=-1).numpy()
+
+
+def _flat(values: xr.DataArray) -> np.ndarray:
+    """Return a stack (lead, ..., variables, y, x) in memory as float32 (n, variables, y, x)."""
+    return np.asarray(values.values, dtype=np.float32).reshape(-1, *values.shape[-3:])
+
+
+def _per_field(windows: np.ndarray, per_step: int) -> np.ndarray:
+    """Return the windows of fields (steps x per_step, w) from those of steps (steps, w)."""
+    fields = windows[:, None, :] * per_step + np.arange(per_step)[None, :, None]
+    return fields.reshape(-1, windows.shape[1])
+
+
+def _transformed(values: np.ndarray, transforms: Sequence[Transform]) -> np.ndarray:
+    return np.stack([t.forth(values[:, i]) for i, t in enumerate(transforms)], axis=1).astype(values.dtype)

@@ -7,9 +7,9 @@ gathered as strided views, so that a sample costs one copy.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from xsuperres.nn.network import Cells
+from xsuperres.nn.place import Place
 from xsuperres.samples.plan import WindowPlan
 
 __all__ = ["Batch", "Block", "Mirror", "Planes", "Reader"]
@@ -24,11 +25,15 @@ __all__ = ["Batch", "Block", "Mirror", "Planes", "Reader"]
 
 @dataclass(frozen=True)
 class Block:
-    """Fields of one stretch of time, float32: coarse (n, c, y, x); skip, target (n, 1, Y, X); missing target is NaN."""
+    """Fields of one stretch of time, float32: coarse (m, c, y, x); skip, target (n, t, Y, X); missing target is NaN.
+
+    `windows` (n, w) says which coarse frames each field is made from; None: one each, in order.
+    """
 
     coarse: np.ndarray
     skip: np.ndarray
     target: np.ndarray
+    windows: np.ndarray | None = None
 
     @cached_property
     def complete(self) -> bool:
@@ -46,7 +51,10 @@ class Planes:
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's samples: coarse (b, c, y, x), fine (b or 1, s, Y, X), skip, target, weight (b or 1, 1, Y, X)."""
+    """One step's samples: coarse (f, c, y, x), fine (b or 1, s, Y, X), skip, target (b, t, Y, X), weight.
+
+    `windows` (b, w) are the frames of each sample; `place` says which columns are only context, if some are.
+    """
 
     coarse: Tensor
     fine: Tensor | None
@@ -54,6 +62,8 @@ class Batch:
     target: Tensor
     weight: Tensor
     cells: Cells
+    windows: Tensor | None = None
+    place: Place | None = None
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on a device, images in channels_last order."""
@@ -64,19 +74,19 @@ class Batch:
 
         cells = Cells(move(self.cells.rows), move(self.cells.columns))
         fine = None if self.fine is None else move(self.fine)
-        return Batch(move(self.coarse), fine, move(self.skip), move(self.target), move(self.weight), cells)
+        fields = move(self.coarse), fine, move(self.skip), move(self.target), move(self.weight)
+        return Batch(*fields, cells, self.windows, self.place)
 
 
 @dataclass(frozen=True)
 class Mirror:
-    """Axes ("x", "y") along which samples are mirrored at random, and those along which that changes the sign.
+    """Axes ("x", "y") along which samples are mirrored at random.
 
-    `signed` is how many of the coarse channels have a sign: all but a mask.
+    `sign` names the channels whose sign that changes, along each axis: coarse ones, and targets.
     """
 
     flip: tuple[str, ...] = ()
-    sign: tuple[str, ...] = ()
-    signed: int | None = None
+    sign: Mapping[str, tuple[Sequence[int], Sequence[int]]] = field(default_factory=dict)
 
 
 class Reader:
@@ -145,7 +155,8 @@ class Reader:
 
     def _prepared(self, index: int) -> Block:
         block = self.load(index)
-        return Block(self._padded(block.coarse, 1), self._padded(block.skip), self._padded(block.target))
+        fields = self._padded(block.coarse, 1), self._padded(block.skip), self._padded(block.target)
+        return Block(*fields, block.windows)
 
     def _padded(self, values: np.ndarray, scale: int | None = None) -> np.ndarray:
         """Return `values` with wrapped columns before and after, so that every window is a plain slice."""
@@ -159,7 +170,10 @@ class Reader:
         field, row, column = windows.T
         at = column + self.plan.margin
         fine_shape = tuple(self.scale * size for size in self.plan.shape)
-        coarse = _windows(block.coarse, self.plan.shape)[field, :, row, at]
+        frames = field[:, None] if block.windows is None else block.windows[field]
+        width = frames.shape[1]
+        corners = np.repeat(row, width), np.repeat(at, width)
+        coarse = _windows(block.coarse, self.plan.shape)[frames.ravel(), :, *corners]
         skip, target = (
             _windows(values, fine_shape)[field, :, row * self.scale, at * self.scale]
             for values in (block.skip, block.target)
@@ -173,28 +187,44 @@ class Reader:
             weight, target = weight * valid, np.where(valid, target, 0)
         samples = {"coarse": coarse, "skip": skip, "target": target, "fine": fine, "weight": weight}
         corner = (y, column[first] * self.scale)
-        return self._batch(self._flipped(samples, rng), corner)
+        batch = self._batch(self._flipped(samples, rng), corner)
+        if block.windows is None:
+            return batch
+        return replace(batch, windows=torch.arange(len(field) * width).reshape(-1, width))
 
     def _flipped(self, samples: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Mirror some samples along the axes of `flip`, all arrays alike."""
         for name in self.mirror.flip:
-            axis, chosen = {"y": -2, "x": -1}[name], rng.random(len(samples["coarse"])) < 0.5
+            axis, chosen = {"y": -2, "x": -1}[name], rng.random(len(samples["target"])) < 0.5
             for values in samples.values():
-                values[chosen] = np.flip(values[chosen], axis)
-            if name in self.mirror.sign:
-                for key in ("coarse", "skip", "target"):
-                    samples[key][chosen, : self.mirror.signed] *= -1
+                turned = np.repeat(chosen, len(values) // len(chosen))  # all frames of a sample alike
+                values[turned] = np.flip(values[turned], axis)
+            coarse, targets = self.mirror.sign.get(name, ((), ()))
+            for key, channels in (("coarse", coarse), ("skip", targets), ("target", targets)):
+                turned = np.repeat(chosen, len(samples[key]) // len(chosen))
+                for channel in channels:
+                    samples[key][turned, channel] *= -1
         return samples
 
     def _batch(self, samples: dict[str, np.ndarray], corner: tuple[np.ndarray, np.ndarray]) -> Batch:
         height, width = samples["target"].shape[-2:]
+        place = None
         if self.plan.margin:
             samples["weight"] = samples["weight"] * self._inside(width)
+            place = self._place(samples["coarse"].shape)
         columns = (corner[1][:, None] + np.arange(width)) % (self.plan.columns * self.scale)
         cells = Cells(torch.from_numpy(corner[0][:, None] + np.arange(height)), torch.from_numpy(columns))
         tensor = {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in samples.items()}
         fine = tensor["fine"] if tensor["fine"].shape[1] else None
-        return Batch(tensor["coarse"], fine, tensor["skip"], tensor["target"], tensor["weight"], cells)
+        fields = {name: tensor[name] for name in ("coarse", "skip", "target", "weight")}
+        return Batch(fine=fine, cells=cells, place=place, **fields)
+
+    def _place(self, shape: tuple[int, ...]) -> Place:
+        """Return where a full periodic field lies, whose margins are copies."""
+        rows, columns = (torch.arange(size) for size in shape[-2:])
+        return Place(
+            rows, columns, core=(slice(0, len(rows)), slice(self.plan.margin, len(columns) - self.plan.margin))
+        )
 
     def _inside(self, width: int) -> np.ndarray:
         """Return 0 for the columns that are only context, 1 for the others."""

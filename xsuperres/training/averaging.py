@@ -6,14 +6,20 @@ Tensors only.
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from xsuperres.nn.network import SuperResolution
+from xsuperres.nn.place import at
+from xsuperres.samples.readers import Reader
 
-__all__ = ["WeightAverage"]
+__all__ = ["WeightAverage", "estimate_statistics"]
+
+_BATCHES = 32  # that batch-normalisation statistics are estimated from
+_EPOCH = 2**31  # an epoch of its own for their seed, never trained on in that order
 
 
 class WeightAverage:
@@ -44,3 +50,24 @@ class WeightAverage:
 
     def _pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
         return zip(self.average.state_dict().values(), self.network.state_dict().values(), strict=True)
+
+
+@torch.no_grad()
+def estimate_statistics(network: SuperResolution, reader: Reader, device: torch.device) -> None:
+    """Estimate the statistics of batch normalisation for averaged weights, always on the same seeded batches.
+
+    Those gathered during training belong to other weights (Izmailov et al. 2018, arXiv:1803.05407).
+    """
+    layers = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    if not layers:
+        return
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # a plain mean over the batches
+        layer.train()
+    for batch in itertools.islice(reader.batches(_EPOCH), _BATCHES):
+        batch = batch.to(device)
+        with at(batch.place):
+            network(batch.coarse, batch.fine, batch.cells, batch.windows)
+    for layer in layers:
+        layer.eval()

@@ -12,7 +12,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -22,19 +22,22 @@ from xsuperres.config import OptimizationConfig
 from xsuperres.errors import TrainingError, XSuperResWarning
 from xsuperres.nn.network import SuperResolution
 from xsuperres.samples.readers import Batch, Reader
-from xsuperres.training.averaging import WeightAverage
+from xsuperres.training.averaging import WeightAverage, estimate_statistics
 from xsuperres.training.budget import Budget, Clock, learning_rate
 
 __all__ = ["Trained", "Validate", "train"]
 
 logger = logging.getLogger(__name__)
+Prefer = Literal["best", "last"]
+_CONSTANT = 1e-3  # standard deviation of what a network adds to the skip, in units of the skip's error
+_COLLAPSED = 1.5  # times the best validation score: a game that lost its grip
 Validate = Callable[[SuperResolution], dict[str, float]]
 
 
 class Step(Protocol):
-    """One optimizer step."""
+    """One optimizer step with a learning rate at a share of the budget; returns losses by name, "loss" among them."""
 
-    def __call__(self, batch: Batch, rate: float) -> Tensor: ...
+    def __call__(self, batch: Batch, rate: float, share: float) -> dict[str, Tensor]: ...
 
 
 @dataclass
@@ -57,6 +60,7 @@ def train(
     clock: Clock,
     device: torch.device,
     progress: bool = True,
+    prefer: Prefer = "best",
 ) -> Trained:
     """Train `network` until its budget is used up, patience is lost, or Ctrl-C.
 
@@ -64,15 +68,19 @@ def train(
     ----------
     validate : callable or None
         Returns a score with the key ``rmse``, smaller is better. None keeps the last average.
+    prefer : {"best", "last"}
+        Which average is kept: that with the best score, or the last one. An adversarial network gives up a little of
+        the score for sharper fields, so its last is its best, unless it collapsed.
 
     Returns
     -------
     Trained
-        The moving average with the best score.
+        The moving average that is kept.
     """
     budget = Budget(config, reader.steps_per_epoch, clock)
     average = WeightAverage(network, config.averaging)
-    keeper = _Keeper(average, validate, config, budget)
+    keeper = _Keeper(average, validate, config, budget, prefer)
+    keeper.recalibrate = lambda: estimate_statistics(average.average, reader, device)
     bar = tqdm(
         total=100, disable=not progress, desc="fit", bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}{postfix}"
     )
@@ -84,7 +92,7 @@ def train(
                 bar.update(100 - bar.n)
                 break
             rate = learning_rate(config, share)
-            keeper.count(step(batch.to(device), rate), rate)
+            keeper.count(step(batch.to(device), rate, share), rate)
             average.update()
             bar.update(math.floor(100 * share) - bar.n)
             if keeper.due(share):
@@ -114,20 +122,27 @@ class _Keeper:
     """Counts steps and losses, validates when it is due, keeps the best weights and the history."""
 
     def __init__(
-        self, average: WeightAverage, validate: Validate | None, config: OptimizationConfig, budget: Budget
+        self,
+        average: WeightAverage,
+        validate: Validate | None,
+        config: OptimizationConfig,
+        budget: Budget,
+        prefer: Prefer,
     ) -> None:
         self.average, self.validate, self.config, self.budget = average, validate, config, budget
+        self.prefer = prefer
+        self.recalibrate: Callable[[], None] = lambda: None
         self.steps, self.mark, self.stale, self.rate = 0, 0, 0, 0.0
-        self.losses: list[Tensor] = []
-        self.best: dict[str, float] = {}
-        self.best_state: dict[str, Any] | None = None
+        self.losses: dict[str, list[Tensor]] = {}
+        self.best = self.kept = _Kept()
         self.history: dict[str, list[float]] = {}
-        self.diverged = False
+        self.failed = False
 
-    def count(self, loss: Tensor, rate: float) -> None:
-        """Count a step with its loss and learning rate."""
+    def count(self, losses: dict[str, Tensor], rate: float) -> None:
+        """Count a step with its losses and learning rate."""
         self.steps, self.rate = self.steps + 1, rate
-        self.losses.append(loss)
+        for name, loss in losses.items():
+            self.losses.setdefault(name, []).append(loss)
 
     def due(self, share: float) -> bool:
         """Return whether a validation is due: evenly over the budget, the last one at its end."""
@@ -138,60 +153,81 @@ class _Keeper:
 
     def finished(self, share: float) -> bool:
         patient = self.config.patience is None or self.stale < self.config.patience
-        return share >= 1.0 or not patient or self.diverged
+        return share >= 1.0 or not patient or self.failed
 
     def check(self) -> str:
-        """Validate the average, remember it if it is the best, and return a line for the progress bar."""
-        loss = float(torch.stack(self.losses).mean()) if self.losses else math.nan
+        """Validate the average, remember it if it is to be kept, and return a line for the progress bar."""
+        means = {name: float(torch.stack(losses).mean()) for name, losses in self.losses.items()}
         self.losses.clear()
-        if not math.isfinite(loss):
-            return self._diverged(loss)
-        seconds = self.budget.clock.wall_seconds()
-        entry = {"step": self.steps, "seconds": seconds, "loss": loss, "learning_rate": self.rate}
-        line = f"loss {loss:.4f}"
+        if not all(math.isfinite(mean) for mean in means.values()):
+            told = ", ".join(f"{name} {mean:g}" for name, mean in means.items())
+            return self._failed(f"The loss became {told} after {self.steps} steps")
+        if means.get("detail", 1.0) < _CONSTANT:
+            return self._failed(f"The network's output became constant after {self.steps} steps")
+        entry = {"step": self.steps, "seconds": self.budget.clock.wall_seconds(), **means, "learning_rate": self.rate}
+        line = f"loss {means['loss']:.4f}"
         if self.validate is not None:
             score = self._validated()
             entry |= score
             line += f", validation {score['rmse']:.4g}"
             line += f" ({score['ratio_to_bicubic']:.3f} of bicubic)" if "ratio_to_bicubic" in score else ""
-        for name, value in entry.items():
-            self.history.setdefault(name, []).append(value)
+        self._record(entry)
         return line
 
-    def _diverged(self, loss: float) -> str:
+    def _record(self, entry: dict[str, float]) -> None:
+        """Add a line to the history; what a line lacks is NaN."""
+        length = len(self.history.get("step", ()))
+        for name in [*self.history, *(name for name in entry if name not in self.history)]:
+            self.history.setdefault(name, [math.nan] * length).append(entry.get(name, math.nan))
+
+    def _failed(self, what: str) -> str:
         """Stop; what was good before is returned, if there is anything."""
-        what = (
-            f"The loss became {loss} after {self.steps} steps; use a smaller learning_rate than "
-            f"{self.config.learning_rate} or check the data for extreme values."
-        )
-        if self.best_state is None:
-            raise TrainingError(what)
-        warnings.warn(f"{what} The best model before that is returned.", XSuperResWarning, stacklevel=4)
-        self.diverged = True
-        return f"loss {loss}"
+        rate = self.config.learning_rate
+        advice = f"{what}; use a smaller learning_rate than {rate} or check the data for extreme values."
+        if self.best.state is None:
+            raise TrainingError(advice)
+        warnings.warn(f"{advice} The best model before that is returned.", XSuperResWarning, stacklevel=4)
+        self.failed, self.kept = True, self.best
+        return what
 
     def _validated(self) -> dict[str, float]:
         assert self.validate is not None
         before = self.budget.clock.cpu_seconds()
+        self.recalibrate()
         score = self.validate(self.average.average)
         self.budget.reserve = 1.3 * (self.budget.clock.cpu_seconds() - before)
-        if score["rmse"] < self.best.get("rmse", math.inf):
-            self.best, self.stale = score, 0
-            self.best_state = copy.deepcopy(self.average.average.state_dict())
-        else:
-            self.stale += 1
+        best = self.best.score.get("rmse", math.inf)
+        better = score["rmse"] < best
+        self.stale = 0 if better else self.stale + 1
+        if better or (self.prefer == "last" and score["rmse"] < _COLLAPSED * best):
+            self.kept = _Kept(score, copy.deepcopy(self.average.average.state_dict()))
+            self.best = self.kept if better else self.best
+        elif self.prefer == "last":
+            self._failed(
+                f"The network collapsed after {self.steps} steps (validation {score['rmse']:.4g}, was {best:.4g})"
+            )
         return score
 
     def finish(self) -> None:
         """Validate what came after the last validation."""
-        if self.losses:
+        if self.losses and not self.failed:
             self.check()
 
     def result(self) -> Trained:
-        """Return the best network, or the last average without validation."""
+        """Return the network that is kept, or the last average without validation."""
         if self.steps == 0:
             raise TrainingError("Training ended before its first step; give it a larger budget.")
         network = self.average.average
-        if self.best_state is not None:
-            network.load_state_dict(self.best_state)
-        return Trained(network, self.best, self.steps, self.history)
+        if self.kept.state is not None:
+            network.load_state_dict(self.kept.state)
+        elif self.validate is None:
+            self.recalibrate()
+        return Trained(network, self.kept.score, self.steps, self.history)
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """Weights that were validated, and their score."""
+
+    score: dict[str, float] = field(default_factory=dict)
+    state: dict[str, Any] | None = None

@@ -5,17 +5,22 @@ Tensors only.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from xsuperres.config import OptimizationConfig
-from xsuperres.nn.losses import LOSSES
+from xsuperres.fields.channels import Channels
+from xsuperres.nn.losses import build_loss
 from xsuperres.nn.network import SuperResolution
+from xsuperres.nn.place import at
 from xsuperres.samples.readers import Batch
 
-__all__ = ["SupervisedStep"]
+__all__ = ["SupervisedStep", "adam"]
+
+
+def adam(network: nn.Module, rate: float, weight_decay: float) -> torch.optim.Optimizer:
+    """Return the optimizer of a network."""
+    return torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=weight_decay, fused=True)
 
 
 class SupervisedStep:
@@ -25,28 +30,39 @@ class SupervisedStep:
     ----------
     network : SuperResolution
         Trained in place.
-    gain : float
-        The network's output times this, plus the batch's skip, is the prediction in scaled units; errors are divided
-        by it, so that the loss of the skip alone is about 1.
+    channels : Channels
+        Says how output and skip become a prediction. Losses see it, and the target, in units of the skip's training
+        error, so that the loss of the skip alone is about 1.
     config : OptimizationConfig
         Learning rate, loss, weight decay, clipping.
     """
 
-    def __init__(self, network: SuperResolution, gain: float, config: OptimizationConfig) -> None:
-        self.network, self.gain, self.config = network, gain, config
-        self.loss: Callable[[Tensor, Tensor, Tensor], Tensor] = LOSSES.get(config.loss)
-        self.optimizer = torch.optim.AdamW(
-            network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
-        )
+    def __init__(self, network: SuperResolution, channels: Channels, config: OptimizationConfig) -> None:
+        self.network, self.channels, self.config = network, channels, config
+        self.loss = build_loss(config.loss)
+        self.unit = torch.tensor(channels.gain)[:, None, None]
+        self.optimizer = adam(network, config.learning_rate, config.weight_decay)
 
-    def __call__(self, batch: Batch, rate: float) -> Tensor:
+    def __call__(self, batch: Batch, rate: float, share: float) -> dict[str, Tensor]:
         """Take a step with learning rate `rate`; return the loss before it, a scalar."""
+        prediction, target = self.predicted(batch)
+        loss = self.loss(prediction, target, batch.weight)
+        self.descend(loss, rate)
+        return {"loss": loss.detach()}
+
+    def predicted(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return prediction and target (b, targets, Y, X) in units of the skip's training error."""
+        with at(batch.place):
+            output = self.network(batch.coarse, batch.fine, batch.cells, batch.windows)
+        prediction = self.channels.combined(output, batch.skip)
+        unit = self.unit.to(prediction.device)
+        return prediction / unit, batch.target / unit
+
+    def descend(self, loss: Tensor, rate: float) -> None:
+        """Move the weights against the gradient of `loss`."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        output = self.network(batch.coarse, batch.fine, batch.cells)
-        loss = self.loss(output + batch.skip / self.gain, batch.target / self.gain, batch.weight)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.gradient_clip)
         self.optimizer.step()
-        return loss.detach()

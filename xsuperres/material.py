@@ -1,0 +1,168 @@
+"""What a model is made from: fields, grid, static fields, predictors, time steps, blocks of samples, what is held out.
+
+Labelled arrays in; values are read block by block later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import xarray as xr
+
+from xsuperres.errors import ConfigError, GridError
+from xsuperres.fields.channels import channel_counts
+from xsuperres.fields.checks import check_units, check_values
+from xsuperres.fields.grid import Grid, grid_of
+from xsuperres.fields.stack import check_together, stacked
+from xsuperres.fields.static import StaticLike, anomalies, find_static, without_statics
+from xsuperres.fields.times import calendar_features, offsets, segments
+from xsuperres.model.artefact import SRModel, reach_of
+from xsuperres.nn.network import NetworkSpec, build_network
+from xsuperres.samples.blocks import FieldBlocks, Steps
+from xsuperres.samples.holdout import Holdout, hold_out, leading_dim
+from xsuperres.settings import FitSettings
+
+__all__ = ["Material", "Sources", "gathered", "network_spec", "other_blocks"]
+
+_SAMPLE = "xsuperres_sample"  # leading dim of a single field
+
+
+@dataclass(frozen=True, eq=False)
+class Sources:
+    """What was given to ``fit``: fine targets, what they are made from (None: their own coarsening), predictors."""
+
+    targets: tuple[xr.DataArray, ...]
+    coarse: tuple[xr.DataArray, ...] | None = None
+    predictors: tuple[xr.DataArray, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """What a model is made from, laid out and checked."""
+
+    sources: Sources
+    grid: Grid
+    static: xr.Dataset
+    anomaly: np.ndarray
+    blocks: FieldBlocks
+    holdout: Holdout
+
+
+def gathered(sources: Sources, settings: FitSettings, static: StaticLike | None) -> Material:
+    """Check the data and lay them out.
+
+    Raises
+    ------
+    XSuperResError
+        If dtypes, grids, static fields, times or the validation do not fit.
+    """
+    first = sources.targets[0]
+    for da in (*sources.targets, *(sources.coarse or ()), *sources.predictors):
+        check_values(da)
+    check_together(sources.targets)
+    grid = grid_of(first, gaps=True)
+    grid.coarsen(settings.scale)  # says what to crop if it does not divide
+    planes = find_static(first, grid, static)
+    grid = without_statics(grid)
+    reach = _reach(settings, len(planes.data_vars), len(sources.targets), len(sources.predictors))
+    holdout = hold_out(first, grid, settings.validation, scale=settings.scale, halo=reach)
+    blocks = _blocks(sources, grid, settings)
+    return Material(sources, grid, planes, anomalies(planes, grid, settings.scale), blocks, holdout)
+
+
+def _blocks(sources: Sources, grid: Grid, settings: FitSettings) -> FieldBlocks:
+    first = sources.targets[0]
+    lead = leading_dim(first, grid)
+    others = [str(dim) for dim in first.dims if dim not in (*grid.dims, lead)]
+    dims = [lead or _SAMPLE, *others]
+    coarse_grid = grid.coarsen(settings.scale)
+
+    def stack(fields: Sequence[xr.DataArray], on: Grid) -> xr.DataArray | None:
+        if not fields:
+            return None
+        return stacked([f if lead else f.expand_dims(_SAMPLE) for f in fields], on, dims)
+
+    fine = stack(sources.targets, grid)
+    assert fine is not None
+    return FieldBlocks(
+        fine,
+        stack(sources.coarse or (), coarse_grid),
+        stack(sources.predictors, coarse_grid),
+        grid=grid,
+        scale=settings.scale,
+        config=settings.data,
+        steps=steps_of(first, lead, grid, settings),
+        memory_budget=settings.sampling.memory_budget,
+    )
+
+
+def steps_of(da: xr.DataArray, lead: str | None, grid: Grid, settings: FitSettings) -> Steps:
+    """Return what is known of the steps along the leading dim."""
+    count = da.sizes[lead] if lead else 1
+    calendar = calendar_features(da, grid.time if lead == grid.time else None) if settings.data.calendar else None
+    if settings.time_window is None:
+        return Steps(np.arange(count), calendar)
+    if lead is None or lead != grid.time:
+        raise ConfigError(
+            f"time_window={settings.time_window} needs a time dimension, the data have {tuple(map(str, da.dims))}."
+        )
+    return Steps(segments(da, lead), calendar, *offsets(settings.time_window, settings.data.time_alignment))
+
+
+def network_spec(
+    settings: FitSettings,
+    *,
+    statics: int,
+    targets: int = 1,
+    predictors: int = 0,
+    masks: int = 0,
+    shape: tuple[int, int] | None = None,
+) -> NetworkSpec:
+    """Return the spec of the network that the settings ask for, on given fields."""
+    inputs, fine = channel_counts(
+        statics,
+        fixed=settings.data.domain == "fixed",
+        targets=targets,
+        predictors=predictors,
+        masks=masks,
+        calendar=settings.data.calendar,
+    )
+    window = settings.time_window
+    return NetworkSpec(
+        backbone=settings.backbone,
+        upsampling=settings.upsampling,
+        scale=settings.scale,
+        inputs=inputs,
+        statics=fine,
+        outputs=targets,
+        masks=masks,
+        noise=settings.adversarial.noise if settings.training == "adversarial" else 0,
+        time_window=window,
+        output_frame=0 if window is None else offsets(window, settings.data.time_alignment)[0],
+        domain=shape,
+        config=settings.network,
+    )
+
+
+def _reach(settings: FitSettings, statics: int, targets: int, predictors: int) -> int:
+    """Return the reach of the model that is to be trained, from a network without weights."""
+    with torch.device("meta"):
+        network = build_network(
+            network_spec(settings, statics=statics, targets=targets, predictors=predictors, shape=(1, 1))
+        )
+    return reach_of(network, settings.data)
+
+
+def other_blocks(sources: Sources, model: SRModel, settings: FitSettings) -> FieldBlocks:
+    """Return the fields of ``validation=DataArray``, which must lie on the training grid."""
+    for da, target in zip(sources.targets, model.targets, strict=True):
+        check_values(da)
+        check_units(da, target.variable.units, what="validation")
+    grid = grid_of(sources.targets[0], gaps=True)
+    location = model.grid.locate(grid) if grid.shape == model.grid.shape else None
+    if location is None or location.rows[0] or location.columns[0]:
+        raise GridError(f"validation= lies on {grid.describe()}; expected the training grid {model.grid.describe()}.")
+    return _blocks(sources, grid, settings)

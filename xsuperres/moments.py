@@ -1,0 +1,138 @@
+"""From one pass over the training samples to targets and predictors: transforms, scaling, baselines.
+
+Numpy in and out, by way of `FieldBlocks`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from xsuperres.config import of_variable
+from xsuperres.errors import ConfigError, DataError
+from xsuperres.fields.baselines import InputMoments, Scaling, TrainingMoments
+from xsuperres.fields.transform import Transform, stacked_offsets
+from xsuperres.material import Material
+from xsuperres.model.artefact import Predictor, Target, Variable
+from xsuperres.settings import FitSettings
+
+__all__ = ["fitted_parts"]
+
+_TOLD = ("units", "standard_name", "long_name")
+
+
+def fitted_parts(
+    material: Material, settings: FitSettings
+) -> tuple[tuple[Target, ...], tuple[Predictor, ...], np.ndarray | None]:
+    """Return the targets and predictors with all that is fitted in closed form on the training samples.
+
+    The third is (targets, Y, X): the fine cells that were trained on at least once, where some never were.
+
+    Raises
+    ------
+    DataError
+        If a variable is constant or has no valid value, or there are too few fields for a fixed domain.
+    """
+    sources, fixed = material.sources, settings.data.domain == "fixed"
+    if fixed and material.holdout.training.sum() < 2:
+        raise DataError(
+            "There is 1 training field: a model for a fixed domain learns the mean error of every cell, and would know "
+            "this field by heart. Use validation='space' or data={'domain': 'open'}, or more fields."
+        )
+    transforms, climatologies = _transforms(material, settings)
+    moments, inputs = _gathered(material, settings, transforms, climatologies)
+    targets = []
+    for index, da in enumerate(sources.targets):
+        scaling, baselines = moments[index].fit(da.name)
+        if settings.sampling.flip_sign:  # mirroring changes the sign of scaled values only if their mean is 0
+            scaling = Scaling(0.0, float(np.hypot(scaling.sd, scaling.mean)))
+        targets.append(
+            Target(
+                variable=_variable(da, inputs[index].missing),
+                scaling=scaling,
+                baselines=baselines if fixed else baselines.pooled(),
+                transform=transforms[index],
+                climatology=climatologies[index],
+            )
+        )
+    predictors = [
+        Predictor(
+            variable=_variable(da, moment.missing),
+            scaling=moment.scaling(da.name),
+            contrast_sd=moment.contrast_sd or 1.0,
+        )
+        for da, moment in zip(sources.predictors, inputs[len(targets) :], strict=True)
+    ]
+    seen = np.stack([moment.count > 0 for moment in moments])
+    return tuple(targets), tuple(predictors), None if seen.all() else seen
+
+
+def _variable(da: xr.DataArray, had_missing: bool) -> Variable:
+    told = {name: None if da.attrs.get(name) is None else str(da.attrs[name]) for name in _TOLD}
+    return Variable(name=None if da.name is None else str(da.name), had_missing=had_missing, **told)
+
+
+def _transforms(material: Material, settings: FitSettings) -> tuple[list[Transform], list[Any]]:
+    """Return the transform of each target, and the climatologies that anomalies are taken about."""
+    names = [da.name for da in material.sources.targets]
+    kinds = [of_variable(settings.data.transform, name) for name in names]
+    climatologies: list[Any] = [None] * len(kinds)
+    if not any(kinds):
+        return [Transform()] * len(kinds), climatologies
+    if "anomaly" in kinds and settings.data.domain != "fixed":
+        raise ConfigError("transform='anomaly' is taken about each cell's training mean: it needs a fixed domain.")
+    means, size = _means(material)
+    transforms = []
+    for index, kind in enumerate(kinds):
+        if kind == "anomaly":
+            climatologies[index] = means[0][index], means[1][index]
+        unit = float(size[index]) if kind == "log1p" and size[index] > 0 else 1.0
+        transforms.append(Transform(None if kind == "anomaly" else kind, unit))
+    return transforms, climatologies
+
+
+def _means(material: Material) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
+    """Return the training means of coarse and fine fields (targets, y, x), and the mean size of each target."""
+    blocks, holdout = material.blocks, material.holdout
+    sums: list[Any] = [0.0, 0.0]
+    counts: list[Any] = [0, 0]
+    size, seen = 0.0, 0.0
+    for index, chosen in blocks.chosen(holdout.training):
+        fields = blocks.load(index).take(chosen)
+        for which, values in enumerate((fields.coarse, fields.target)):
+            valid = np.isfinite(values)
+            sums[which] = sums[which] + np.where(valid, values, 0.0).sum(axis=0, dtype=np.float64)
+            counts[which] = counts[which] + valid.sum(axis=0)
+        weight = material.grid.area * holdout.weight * np.isfinite(fields.target)
+        size = size + (np.abs(np.nan_to_num(fields.target)) * weight).sum(axis=(0, 2, 3))
+        seen = seen + weight.sum(axis=(0, 2, 3))
+    means = [s / np.where(c > 0, c, np.nan) for s, c in zip(sums, counts, strict=True)]
+    return (means[0], means[1]), np.asarray(size) / np.maximum(seen, 1e-300)
+
+
+def _gathered(
+    material: Material, settings: FitSettings, transforms: list[Transform], climatologies: list[Any]
+) -> tuple[list[TrainingMoments], list[InputMoments]]:
+    """Return the moments of targets, and those of all inputs, from one pass."""
+    blocks, holdout, radius = material.blocks, material.holdout, settings.data.contrast_radius
+    area, count = material.grid.area * holdout.weight, len(transforms)
+    moments = [TrainingMoments(area, material.anomaly, contrast_radius=radius) for _ in transforms]
+    inputs = [m.inputs for m in moments] + [InputMoments(radius) for _ in material.sources.predictors]
+    shapes = material.grid.coarsen(settings.scale).shape, material.grid.shape
+    offsets = stacked_offsets(climatologies, shapes)
+    for index in range(len(blocks)):
+        fields = blocks.load(index)
+        for which, found in enumerate(inputs):
+            found.missing = found.missing or not bool(np.isfinite(fields.inputs[:, which]).all())
+        chosen = holdout.training[blocks.fields(index)]
+        if not chosen.any():
+            continue
+        part = fields.take(chosen)
+        target, coarse, bicubic = blocks.transformed(part, transforms, offsets)
+        for which, moment in enumerate(moments):
+            moment.add(target[:, which], bicubic[:, which], coarse[:, which])
+        for which in range(count, len(inputs)):
+            inputs[which].add(part.inputs[:, which])
+    return moments, inputs
