@@ -144,6 +144,17 @@ def make_model():
     return tiny_model
 
 
+def with_target(model, **changes):
+    """Return a copy of `model` whose first variable differs by `changes`."""
+    return replace(model, targets=(replace(model.targets[0], **changes), *model.targets[1:]))
+
+
+@pytest.fixture(scope="session")
+def retarget():
+    """Return `with_target`."""
+    return with_target
+
+
 def assert_same_numbers(got, expected, sd: float) -> None:
     """Check the bound of the exactness promise: 1e-5 training sd + 2 float32 ulp, and the same missing cells."""
     got, expected = np.asarray(got, np.float64), np.asarray(expected, np.float64)

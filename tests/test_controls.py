@@ -30,7 +30,7 @@ def test_halo(make_model, check, monkeypatch):
     check.chunked_equals_whole(toy.model, toy.coarse, chunks)
     model = fresh(toy.model)
     model.digest  # noqa: B018 (covers the halo: taken before it is falsified)
-    monkeypatch.setitem(vars(model), "halo", toy.model.halo - 1)
+    monkeypatch.setitem(vars(model), "reach", toy.model.halo - 1)
     with pytest.raises(AssertionError, match="exceeds the bound"):
         check.chunked_equals_whole(model, toy.coarse, chunks)
 

@@ -142,7 +142,7 @@ def with_sea(fine: xr.DataArray) -> xr.DataArray:
 def test_a_field_with_a_sea_trains_and_predicts_its_land(fine):
     field = with_sea(fine)
     model = fit(field, validation=0.2, steps=8)
-    assert model.variable.had_missing and model.spec.masked
+    assert model.variable.had_missing and model.spec.masks == 1
     assert np.isfinite(model.training.validation["rmse"])
     coarse = field.sr.coarsen(2)
     missing = np.repeat(np.repeat(coarse.isnull().values, 2, axis=1), 2, axis=2)
@@ -160,7 +160,7 @@ def test_a_mask_channel_exists_only_where_inputs_have_gaps(fine):
     values = fine.values.copy()
     values[:, 2, 5] = np.nan
     model = fit(fine.copy(data=values))
-    assert not model.variable.had_missing and not model.spec.masked
+    assert not model.variable.had_missing and not model.spec.masks
     assert model.fine_mask is not None and not model.fine_mask[2, 5] and model.fine_mask.sum() == 16 * 24 - 1
     complete = fit(fine)
     assert complete.fine_mask is None

@@ -6,7 +6,7 @@ import pytest
 
 from xsuperres.errors import ConfigError, UnknownNameError
 from xsuperres.nn.backbones import BACKBONES
-from xsuperres.nn.blocks import ACTIVATIONS
+from xsuperres.nn.layers import ACTIVATIONS
 from xsuperres.nn.losses import LOSSES
 from xsuperres.nn.resample import KERNELS
 from xsuperres.nn.upsamplers import UPSAMPLERS
@@ -120,7 +120,7 @@ def test_every_part_has_a_plain_name(registry):
 @pytest.mark.parametrize(
     ("registry", "names", "aliases"),
     [
-        (BACKBONES, ["conv", "residual", "dense"], {"convnet": "conv", "resnet": "residual", "densenet": "dense"}),
+        (BACKBONES, ["conv", "residual", "dense", "convnext", "unet"], {"convnet": "conv", "resnet": "residual", "densenet": "dense"}),
         (
             UPSAMPLERS,
             ["interpolation", "subpixel", "resize", "deconvolution"],

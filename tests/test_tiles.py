@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xsuperres.tiles import AxisPlan, map_tiles, split, windows
+from xsuperres.tiles import AxisPlan, Window, map_tiles, split, windows
 
 
 @st.composite
@@ -40,9 +40,9 @@ def test_windows_against_numpy(axis):
         np.testing.assert_array_equal(joined, neighbourhood(cells, start, stop, plan, 0))
         assert all(len(piece) for piece in pieces)
         assert joined[0] == window.origin % len(cells)
-        np.testing.assert_array_equal(joined[window.trim(1)], cells[start:stop])
+        np.testing.assert_array_equal(joined[window.own], cells[start:stop])
         np.testing.assert_array_equal(
-            np.repeat(joined, plan.scale)[window.trim(plan.scale)], np.repeat(cells[start:stop], plan.scale)
+            np.repeat(joined, plan.scale)[plan.trim(window)], np.repeat(cells[start:stop], plan.scale)
         )
 
 
@@ -66,10 +66,10 @@ class Repeat:
     def __init__(self, array: np.ndarray, plans: list[AxisPlan]) -> None:
         self.array, self.plans = array, plans
 
-    def __call__(self, block: np.ndarray, origin: tuple[int, ...]) -> np.ndarray:
+    def __call__(self, block: np.ndarray, parts: tuple[Window, ...]) -> np.ndarray:
         expected = self.array
-        for axis, (first, plan) in enumerate(zip(origin, self.plans, strict=True)):
-            index = first + np.arange(block.shape[axis])
+        for axis, (part, plan) in enumerate(zip(parts, self.plans, strict=True)):
+            index = part.origin + np.arange(block.shape[axis])
             expected = np.take(expected, index, axis=axis, mode="wrap" if plan.periodic else "raise")
         np.testing.assert_array_equal(block, expected)
         for axis, plan in enumerate(self.plans):
@@ -101,7 +101,7 @@ def test_eager_and_lazy_against_numpy(drawn, seed):
     np.testing.assert_array_equal(lazy.compute(scheduler="synchronous"), expected)
 
 
-def box_sum(block: np.ndarray, origin: tuple[int, ...], reach: int = 2) -> np.ndarray:
+def box_sum(block: np.ndarray, parts: tuple[Window, ...], reach: int = 2) -> np.ndarray:
     """Return sums over 2 reach + 1 cells along each axis, zeros beyond the block's edges."""
     padded = np.pad(block, reach)
     for axis in range(block.ndim):
@@ -143,7 +143,7 @@ def test_nothing_is_computed_when_building():
 
 
 def test_the_function_is_not_called_when_building():
-    def refuse(block, origin):
+    def refuse(block, parts):
         raise AssertionError("called while building")
 
     map_tiles(refuse, dask.array.zeros((4, 6), chunks=2), [AxisPlan(), AxisPlan()], dtype=np.dtype("f8"))
@@ -155,7 +155,7 @@ def test_keys_depend_on_token_input_and_plans_only():
     def name(*, values=array, chunks=2, halo=1, token="model"):
         plans = [AxisPlan((halo, halo)), AxisPlan()]
         source = dask.array.from_array(values, chunks=chunks)
-        return map_tiles(lambda block, origin: block, source, plans, dtype=array.dtype, token=token).name
+        return map_tiles(lambda block, parts: block, source, plans, dtype=array.dtype, token=token).name
 
     assert name() == name()
     others = {name(values=array + 1), name(chunks=3), name(halo=2), name(token="other")}

@@ -13,6 +13,7 @@ from xsuperres import accessor as _accessor  # noqa: F401  (registers .sr)
 from xsuperres._version import __version__
 
 _HOMES = {
+    "AdversarialConfig": "config",
     "DataConfig": "config",
     "NetworkConfig": "config",
     "OptimizationConfig": "config",

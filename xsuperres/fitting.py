@@ -125,6 +125,8 @@ def _untrained(material: Material, settings: FitSettings) -> SRModel:
             period=None, samples=0, seed=settings.seed, steps=0, cpu_seconds=0.0, validation_kind="none"
         ),
         fine_mask=seen,
+        margin=material.sources.margin,
+        paired=material.sources.coarse is not None,
     )
 
 
@@ -263,8 +265,8 @@ def _validator(model: SRModel, material: Material, settings: FitSettings, device
     """Return the function that scores a network on what was held out, through the code of inference."""
     blocks, holdout = material.blocks, material.holdout
     chosen = holdout.validation
-    if isinstance(settings.validation, xr.DataArray):
-        blocks = other_blocks(Sources((settings.validation,)), model, settings)
+    if isinstance(settings.validation, (xr.DataArray, xr.Dataset)):
+        blocks = other_blocks(settings.validation, model, settings)
         chosen = np.ones(blocks.count, bool)
     if not chosen.any():
         return None
@@ -291,7 +293,7 @@ def _finished(model: SRModel, trained: Trained, material: Material, settings: Fi
 
 def _period(material: Material) -> tuple[str, str] | None:
     """Return the first and last time that was trained on."""
-    da, blocks, time = material.sources.targets[0], material.blocks, material.grid.time
+    da, blocks, time = material.sources.like, material.blocks, material.grid.time
     if time is None or time != leading_dim(da, material.grid) or time not in da.coords:
         return None
     times = da.coords[time].values[material.holdout.training[:: blocks.per_step]]

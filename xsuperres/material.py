@@ -6,16 +6,19 @@ Labelled arrays in; values are read block by block later.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 import xarray as xr
 
-from xsuperres.errors import ConfigError, GridError
+from xsuperres.errors import ConfigError, DataError, GridError
 from xsuperres.fields.channels import channel_counts
 from xsuperres.fields.checks import check_units, check_values
 from xsuperres.fields.grid import Grid, grid_of
+from xsuperres.fields.pairs import paired, ratio
+from xsuperres.fields.predictors import PredictorsLike, named_predictors, on_coarse
 from xsuperres.fields.stack import check_together, stacked
 from xsuperres.fields.static import StaticLike, anomalies, find_static, without_statics
 from xsuperres.fields.times import calendar_features, offsets, segments
@@ -32,11 +35,43 @@ _SAMPLE = "xsuperres_sample"  # leading dim of a single field
 
 @dataclass(frozen=True, eq=False)
 class Sources:
-    """What was given to ``fit``: fine targets, what they are made from (None: their own coarsening), predictors."""
+    """What was given to ``fit``: fine targets, what they are made from (None: their own coarsening), predictors.
+
+    `margin` counts the coarse cells of context around pairs, see `Paired`.
+    """
 
     targets: tuple[xr.DataArray, ...]
     coarse: tuple[xr.DataArray, ...] | None = None
     predictors: tuple[xr.DataArray, ...] = ()
+    margin: tuple[int, int, int, int] = (0, 0, 0, 0)
+
+    @classmethod
+    def of(
+        cls, fields: Sequence[xr.DataArray], targets: Sequence[xr.DataArray] | None, predictors: PredictorsLike | None
+    ) -> Sources:
+        """Return the sources of ``fields.sr.fit(target=targets, predictors=predictors)``."""
+        others = tuple(named_predictors(predictors).values())
+        if targets is None:
+            return cls(tuple(fields), None, others)
+        if len(targets) != len(fields):
+            raise DataError(f"target= holds {len(targets)} variables, the coarse data {len(fields)}.")
+        return cls(tuple(targets), tuple(fields), others)
+
+    def scale(self, given: int | None) -> Any:
+        """Return the scale: given, or that of the pair."""
+        if self.coarse is None:
+            if given is None:
+                raise ConfigError("Pass the scale, fine cells per coarse cell: .sr.fit(scale=4), or target=.")
+            return given
+        found = ratio(self.coarse[0], self.targets[0])
+        if given not in (None, found):
+            raise ConfigError(f"scale={given} differs from the {found} fine cells per coarse cell of these data.")
+        return found
+
+    @property
+    def like(self) -> xr.DataArray:
+        """The field whose leading dims count samples."""
+        return self.targets[0] if self.coarse is None else self.coarse[0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,31 +94,49 @@ def gathered(sources: Sources, settings: FitSettings, static: StaticLike | None)
     XSuperResError
         If dtypes, grids, static fields, times or the validation do not fit.
     """
-    first = sources.targets[0]
     for da in (*sources.targets, *(sources.coarse or ()), *sources.predictors):
         check_values(da)
     check_together(sources.targets)
+    if sources.coarse is not None:
+        sources = _paired(sources, settings, static)
+    first = sources.targets[0]
     grid = grid_of(first, gaps=True)
     grid.coarsen(settings.scale)  # says what to crop if it does not divide
     planes = find_static(first, grid, static)
     grid = without_statics(grid)
-    reach = _reach(settings, len(planes.data_vars), len(sources.targets), len(sources.predictors))
-    holdout = hold_out(first, grid, settings.validation, scale=settings.scale, halo=reach)
+    coarse = grid.coarsen(settings.scale)
+    predictors = tuple(on_coarse(da, coarse, sources.like) for da in sources.predictors)
+    sources = replace(sources, predictors=predictors)
+    reach = _reach(settings, len(planes.data_vars), len(sources.targets), len(predictors))
+    holdout = hold_out(sources.like, grid, settings.validation, scale=settings.scale, halo=reach)
     blocks = _blocks(sources, grid, settings)
     return Material(sources, grid, planes, anomalies(planes, grid, settings.scale), blocks, holdout)
 
 
+def _paired(sources: Sources, settings: FitSettings, static: StaticLike | None) -> Sources:
+    """Return the sources on the same times, and on grids that fit."""
+    assert sources.coarse is not None
+    check_together(sources.coarse)
+    for made, true in zip(sources.coarse, sources.targets, strict=True):
+        check_units(made, true.attrs.get("units"), what="fit", like="the target")
+    reach = _reach(settings, 4, len(sources.targets), len(sources.predictors))
+    reach = 0 if isinstance(static, (xr.Dataset, xr.DataArray)) else reach
+    pair = paired(sources.coarse, sources.targets, settings.scale, reach=reach)
+    return replace(sources, targets=pair.fine, coarse=pair.coarse, margin=pair.margin)
+
+
 def _blocks(sources: Sources, grid: Grid, settings: FitSettings) -> FieldBlocks:
-    first = sources.targets[0]
-    lead = leading_dim(first, grid)
-    others = [str(dim) for dim in first.dims if dim not in (*grid.dims, lead)]
+    like = sources.like
+    lead = leading_dim(like, grid)
+    others = [str(dim) for dim in like.dims if dim not in (*grid.dims, lead)]
+    sizes = {dim: like.sizes[dim] for dim in [*([lead] if lead else []), *others]}
     dims = [lead or _SAMPLE, *others]
     coarse_grid = grid.coarsen(settings.scale)
 
     def stack(fields: Sequence[xr.DataArray], on: Grid) -> xr.DataArray | None:
         if not fields:
             return None
-        return stacked([f if lead else f.expand_dims(_SAMPLE) for f in fields], on, dims)
+        return stacked([f if lead else f.expand_dims(_SAMPLE) for f in fields], on, dims, sizes)
 
     fine = stack(sources.targets, grid)
     assert fine is not None
@@ -94,7 +147,7 @@ def _blocks(sources: Sources, grid: Grid, settings: FitSettings) -> FieldBlocks:
         grid=grid,
         scale=settings.scale,
         config=settings.data,
-        steps=steps_of(first, lead, grid, settings),
+        steps=steps_of(like, lead, grid, settings),
         memory_budget=settings.sampling.memory_budget,
     )
 
@@ -156,8 +209,12 @@ def _reach(settings: FitSettings, statics: int, targets: int, predictors: int) -
     return reach_of(network, settings.data)
 
 
-def other_blocks(sources: Sources, model: SRModel, settings: FitSettings) -> FieldBlocks:
-    """Return the fields of ``validation=DataArray``, which must lie on the training grid."""
+def other_blocks(data: xr.DataArray | xr.Dataset, model: SRModel, settings: FitSettings) -> FieldBlocks:
+    """Return the fields of ``validation=data``, which must lie on the training grid.
+
+    A Dataset holds all variables of the model, and its predictors; a DataArray is enough for one variable without.
+    """
+    sources = _validation_sources(data, model)
     for da, target in zip(sources.targets, model.targets, strict=True):
         check_values(da)
         check_units(da, target.variable.units, what="validation")
@@ -165,4 +222,20 @@ def other_blocks(sources: Sources, model: SRModel, settings: FitSettings) -> Fie
     location = model.grid.locate(grid) if grid.shape == model.grid.shape else None
     if location is None or location.rows[0] or location.columns[0]:
         raise GridError(f"validation= lies on {grid.describe()}; expected the training grid {model.grid.describe()}.")
-    return _blocks(sources, grid, settings)
+    coarse = grid.coarsen(settings.scale)
+    predictors = tuple(on_coarse(da, coarse, sources.like) for da in sources.predictors)
+    return _blocks(replace(sources, predictors=predictors), grid, settings)
+
+
+def _validation_sources(data: xr.DataArray | xr.Dataset, model: SRModel) -> Sources:
+    names = [part.variable.name for part in model.inputs]
+    if isinstance(data, xr.DataArray):
+        if len(names) > 1:
+            raise ConfigError(f"validation= must be a Dataset of {names}, or a fraction or a period; got a DataArray.")
+        return Sources((data,))
+    missing = [name for name in names if name not in data]
+    if missing:
+        raise ConfigError(f"validation= lacks {missing}; it holds {list(map(str, data.data_vars))}.")
+    count = len(model.targets)
+    fields = [data[name] for name in names]
+    return Sources(tuple(fields[:count]), None, tuple(fields[count:]))

@@ -10,7 +10,12 @@ import pytest
 import torch
 
 from xsuperres.errors import XSuperResError, XSuperResWarning
-from xsuperres.inference.apply import apply, bytes_per_cell, prepare, sub_batch
+from xsuperres.inference.apply import Frames, apply, bytes_per_cell, prepare, sub_batch
+
+
+def run(prepared, block: np.ndarray, rows: np.ndarray, columns: np.ndarray, **options) -> np.ndarray:
+    """Apply to fields (n, y, x) of a single variable."""
+    return apply(prepared, Frames(block[:, None], rows, columns), **options)[:, 0]
 
 
 def everywhere(toy) -> tuple[np.ndarray, np.ndarray]:
@@ -25,8 +30,8 @@ def test_sub_batches_equal_the_whole(make_model, check, upsampling, missing, siz
     """With gaps too: a field in whose batch another one has gaps is treated no differently."""
     toy = make_model(upsampling=upsampling, missing=missing)
     prepared = prepare(toy.model)
-    whole = apply(prepared, toy.coarse.values, *everywhere(toy))
-    parts = apply(prepared, toy.coarse.values, *everywhere(toy), batch_size=size)
+    whole = run(prepared, toy.coarse.values, *everywhere(toy))
+    parts = run(prepared, toy.coarse.values, *everywhere(toy), batch_size=size)
     check.same_numbers(parts, whole, toy.model.scaling.sd)
     assert np.isnan(whole).any() == missing
 
@@ -35,14 +40,14 @@ def test_the_result_is_network_plus_skip_in_physical_units(make_model):
     """Written down anew: (network x gain + bicubic + correction) x sd + mean."""
     toy = make_model(scale=3)
     model, coarse = toy.model, toy.coarse
-    got = apply(prepare(model), coarse.values, *everywhere(toy))
+    got = run(prepare(model), coarse.values, *everywhere(toy))
     scaled = (coarse.values.astype(np.float64) - model.scaling.mean) / model.scaling.sd
     anomaly = (coarse.values - model.baselines.climatology) / model.baselines.residual_sd["climatology"]
     channels = torch.from_numpy(np.stack([scaled, anomaly], axis=1)).float()
     with torch.no_grad():
         output = model.network(channels, torch.from_numpy(model.channels.fine)[None])[:, 0].numpy()
     bicubic = coarse.sr.interpolate(3, like=toy.fine).values
-    expected = output * model.residual_sd + bicubic + model.baselines.delta
+    expected = output * model.residual_sd[0] + bicubic + model.baselines.delta
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-4)
     assert np.abs(output).max() > 0.1, "the network takes part"
 
@@ -52,7 +57,7 @@ def test_the_dtype_is_that_of_the_block(make_model, dtype):
     toy = make_model()
     block = toy.coarse.values.astype(dtype)
     kept = block.copy()
-    assert apply(prepare(toy.model), block, *everywhere(toy)).dtype == dtype
+    assert run(prepare(toy.model), block, *everywhere(toy)).dtype == dtype
     np.testing.assert_array_equal(block, kept)
 
 
@@ -61,8 +66,8 @@ def test_missing_cells_are_restored_or_filled(make_model):
     prepared = prepare(toy.model)
     block = toy.coarse.values
     missing = np.isnan(block).repeat(3, axis=1).repeat(3, axis=2)
-    restored = apply(prepared, block, *everywhere(toy))
-    filled = apply(prepared, block, *everywhere(toy), mask=None)
+    restored = run(prepared, block, *everywhere(toy))
+    filled = run(prepared, block, *everywhere(toy), mask=None)
     np.testing.assert_array_equal(np.isnan(restored), missing)
     assert np.isfinite(filled).all()
     np.testing.assert_array_equal(filled[~missing], restored[~missing])
@@ -73,8 +78,8 @@ def test_a_block_of_nothing_but_gaps(make_model):
     block = np.full_like(toy.coarse.values, np.nan)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert np.isnan(apply(prepare(toy.model), block, *everywhere(toy))).all()
-        assert np.isfinite(apply(prepare(toy.model), block, *everywhere(toy), mask=None)).all()
+        assert np.isnan(run(prepare(toy.model), block, *everywhere(toy))).all()
+        assert np.isfinite(run(prepare(toy.model), block, *everywhere(toy), mask=None)).all()
 
 
 def test_infinities_count_as_missing(make_model):
@@ -82,7 +87,7 @@ def test_infinities_count_as_missing(make_model):
     holed, infinite = toy.coarse.values.copy(), toy.coarse.values.copy()
     holed[0, 3, 3], infinite[0, 3, 3] = np.nan, -np.inf
     prepared = prepare(toy.model)
-    np.testing.assert_array_equal(apply(prepared, infinite, *everywhere(toy)), apply(prepared, holed, *everywhere(toy)))
+    np.testing.assert_array_equal(run(prepared, infinite, *everywhere(toy)), run(prepared, holed, *everywhere(toy)))
 
 
 def test_gaps_without_a_mask_channel_warn(make_model):
@@ -90,22 +95,22 @@ def test_gaps_without_a_mask_channel_warn(make_model):
     block = toy.coarse.values.copy()
     block[1, 2, 3] = np.nan
     with pytest.warns(XSuperResWarning, match="no mask channel"):
-        out = apply(prepare(toy.model), block, *everywhere(toy))
+        out = run(prepare(toy.model), block, *everywhere(toy))
     assert np.isnan(out[1, 4:6, 6:8]).all() and np.isnan(out).sum() == 4
 
 
 def test_no_fields_give_no_fields(make_model):
     toy = make_model()
-    assert apply(prepare(toy.model), toy.coarse.values[:0], *everywhere(toy)).shape == (0, 28, 36)
+    assert run(prepare(toy.model), toy.coarse.values[:0], *everywhere(toy)).shape == (0, 28, 36)
 
 
 def test_another_network_can_be_validated_in_the_models_place(make_model):
     toy = make_model()
     other = make_model(seed=4).model.network
-    own = apply(prepare(toy.model), toy.coarse.values, *everywhere(toy))
-    lent = apply(prepare(toy.model, "cpu", other), toy.coarse.values, *everywhere(toy))
+    own = run(prepare(toy.model), toy.coarse.values, *everywhere(toy))
+    lent = run(prepare(toy.model, "cpu", other), toy.coarse.values, *everywhere(toy))
     assert np.abs(own - lent).max() > 0.01
-    np.testing.assert_array_equal(apply(prepare(toy.model), toy.coarse.values, *everywhere(toy)), own)
+    np.testing.assert_array_equal(run(prepare(toy.model), toy.coarse.values, *everywhere(toy)), own)
 
 
 def test_preparing_for_one_device_leaves_the_others_alone(make_model):
@@ -113,19 +118,19 @@ def test_preparing_for_one_device_leaves_the_others_alone(make_model):
     toy = make_model(seed=11)
     model = replace(toy.model)
     first = prepare(model, "cpu")
-    expected = apply(first, toy.coarse.values, *everywhere(toy))
+    expected = run(first, toy.coarse.values, *everywhere(toy))
     state = {k: v.clone() for k, v in model.network.state_dict().items()}
     try:
         prepare(model, "meta")  # stands for a GPU
         assert {p.device.type for p in model.network.parameters()} == {"cpu"}
-        np.testing.assert_array_equal(apply(first, toy.coarse.values, *everywhere(toy)), expected)
+        np.testing.assert_array_equal(run(first, toy.coarse.values, *everywhere(toy)), expected)
     finally:
         model.network.to_empty(device="cpu").load_state_dict(state)
 
 
 def test_nothing_is_recorded_for_gradients(make_model):
     toy = make_model()
-    apply(prepare(toy.model), toy.coarse.values, *everywhere(toy))
+    run(prepare(toy.model), toy.coarse.values, *everywhere(toy))
     assert all(p.grad is None for p in toy.model.network.parameters())
     assert torch.is_grad_enabled()
 

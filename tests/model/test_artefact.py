@@ -34,7 +34,7 @@ def test_a_copy_on_another_domain(moved, grid):
     assert copied.grid.shape == (20, 24)
     assert copied.coarse_grid.shape == (10, 12)
     assert copied.static_anomaly.shape == (2, 20, 24)
-    assert copied.correction.shape == (20, 24)
+    assert copied.correction.shape == (1, 20, 24)
     assert copied.fine_mask is None
     assert copied.halo == model.halo
     assert copied.scaling is model.scaling
@@ -147,7 +147,7 @@ def test_an_empty_history(make_model):
 def test_the_skip_and_its_unit(make_model, skip):
     model = make_model(network=(("skip", skip),)).model
     sd = model.baselines.residual_sd
-    assert model.residual_sd == {"linear": sd["linear_fixed"], "bicubic": sd["bicubic"], None: sd["none"]}[skip]
+    assert model.residual_sd == ({"linear": sd["linear_fixed"], "bicubic": sd["bicubic"], None: sd["none"]}[skip],)
     assert (model.correction is None) == (skip != "linear")
     # A closed form fits no worse than what it contains.
     assert sd["linear_fixed"] <= sd["bicubic"] <= sd["none"]
@@ -155,20 +155,20 @@ def test_the_skip_and_its_unit(make_model, skip):
 
 def test_the_skip_of_an_open_model(make_model):
     model = make_model(domain="open").model
-    assert model.residual_sd == model.baselines.residual_sd["linear_open"]
+    assert model.residual_sd == (model.baselines.residual_sd["linear_open"],)
     expected = sum(c * a for c, a in zip(model.baselines.coefficients, model.static_anomaly, strict=True))
-    np.testing.assert_allclose(model.correction, expected, rtol=1e-12)
+    np.testing.assert_allclose(model.correction, expected[None], rtol=1e-12)
     assert not model.fixed_domain
 
 
 def test_halo_is_at_least_the_skips(make_model):
     model = make_model().model
-    assert model.halo >= model.network.halo
+    assert model.halo >= model.network.reach
     assert model.halo >= 2
 
 
 def test_the_fine_mask_says_where_the_target_ever_was(make_model):
     toy = make_model(missing=True)
     inside = toy.coarse.notnull().values.repeat(2, axis=1).repeat(2, axis=2)  # where the input was valid too
-    np.testing.assert_array_equal(toy.model.fine_mask, (toy.fine.notnull().values & inside).any(axis=0))
+    np.testing.assert_array_equal(toy.model.fine_mask, (toy.fine.notnull().values & inside).any(axis=0)[None])
     assert make_model().model.fine_mask is None

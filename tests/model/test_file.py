@@ -61,16 +61,12 @@ def through_a_file(model):
 
 def assert_same_model(got, expected) -> None:
     """Every part of the artefact is equal."""
-    for name in ("spec", "variable", "scaling", "static_scaling", "data", "origin", "halo", "scale", "fixed_domain"):
+    names = ("spec", "variable", "scaling", "static_scaling", "data", "origin", "halo", "scale", "fixed_domain")
+    for name in (*names, "predictors", "names", "reach", "time_halo", "residual_sd"):
         assert getattr(got, name) == getattr(expected, name), name
     assert type(got.spec.config) is type(expected.spec.config)
-    for field in fields(LinearBaselines):
-        ours, theirs = getattr(got.baselines, field.name), getattr(expected.baselines, field.name)
-        if field.name == "residual_sd":
-            assert ours == theirs
-        else:
-            np.testing.assert_array_equal(ours, theirs)
-            assert ours.dtype == theirs.dtype
+    for ours, theirs in zip(got.targets, expected.targets, strict=True):
+        assert_same_target(ours, theirs)
     states = got.network.state_dict(), expected.network.state_dict()
     assert states[0].keys() == states[1].keys()
     for name, tensor in states[0].items():
@@ -85,6 +81,23 @@ def assert_same_model(got, expected) -> None:
     assert_same_grid(got.coarse_grid, expected.coarse_grid)
     xr.testing.assert_identical(got.static, expected.static)
     np.testing.assert_array_equal(got.static_anomaly, expected.static_anomaly)
+
+
+def assert_same_target(got, expected) -> None:
+    """Every part of a variable is equal."""
+    for name in ("variable", "scaling", "transform"):
+        assert getattr(got, name) == getattr(expected, name), name
+    assert (got.climatology is None) == (expected.climatology is None)
+    for ours, theirs in zip(got.climatology or (), expected.climatology or (), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+        assert ours.dtype == theirs.dtype
+    for field in fields(LinearBaselines):
+        ours, theirs = getattr(got.baselines, field.name), getattr(expected.baselines, field.name)
+        if field.name == "residual_sd":
+            assert ours == theirs
+        else:
+            np.testing.assert_array_equal(ours, theirs)
+            assert ours.dtype == theirs.dtype
 
 
 def assert_same_grid(got, expected) -> None:
@@ -195,16 +208,16 @@ def test_digest_does_not_depend_on_the_version_that_reads(trained, monkeypatch):
 @pytest.mark.parametrize(
     "change",
     [
-        lambda m: replace(m, scaling=replace(m.scaling, mean=m.scaling.mean + 1e-9)),
-        lambda m: replace(m, training=replace(m.training, seed=12)),
-        lambda m: replace(m, variable=replace(m.variable, units="degC")),
-        lambda m: replace(m, static=m.static + 1e-3),
-        lambda m: replace(m, origin="abc"),
-        lambda m: replace(m, fine_mask=np.ones(m.grid.shape, bool)),
+        lambda m: {"targets": (replace(m.targets[0], scaling=replace(m.scaling, mean=m.scaling.mean + 1e-9)),)},
+        lambda m: {"training": replace(m.training, seed=12)},
+        lambda m: {"targets": (replace(m.targets[0], variable=replace(m.variable, units="degC")),)},
+        lambda m: {"static": m.static + 1e-3},
+        lambda m: {"origin": "abc"},
+        lambda m: {"fine_mask": np.ones((1, *m.grid.shape), bool)},
     ],
 )
 def test_digest_tells_models_apart(trained, change):
-    assert change(trained).digest != trained.digest
+    assert replace(trained, **change(trained)).digest != trained.digest
 
 
 def test_digest_feels_the_smallest_weight(trained):
@@ -247,8 +260,9 @@ def test_the_header_says_what_the_model_is(trained):
     header = header_of(model_to_bytes(trained))
     assert header["format"] == FORMAT_VERSION
     assert header["package"] == f"xsuperres {xsr.__version__}"
-    assert header["variable"]["units"] == "K"
-    assert header["variable"]["standard_name"] == "air_temperature"
+    (target,) = header["targets"]
+    assert target["variable"]["units"] == "K"
+    assert target["variable"]["standard_name"] == "air_temperature"
     assert header["spec"]["scale"] == 2
     assert header["halo"] == trained.halo
     assert header["stride"] == 1
@@ -264,7 +278,7 @@ def test_safetensors_can_read_it(trained, tmp_path):
     with safetensors.safe_open(path, "np") as file:
         assert list(file.metadata()) == ["xsuperres"]
         names = set(file.keys())
-        assert {"coords.lat", "coords.lon", "static.elevation", "baselines.delta"} <= names
+        assert {"coords.lat", "coords.lon", "static.elevation", "targets.0.delta"} <= names
         assert any(name.startswith("network.") for name in names)
         np.testing.assert_array_equal(file.get_tensor("static.elevation"), trained.static.elevation)
 

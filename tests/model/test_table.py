@@ -25,12 +25,14 @@ def empty_table():
     xsr.deactivate()
 
 
-def named(model, name):
-    return replace(model, variable=replace(model.variable, name=name))
+@pytest.fixture
+def named(retarget):
+    """Return the function that gives a model another name."""
+    return lambda model, name: retarget(model, variable=replace(model.variable, name=name))
 
 
 @pytest.fixture
-def models(make_model):
+def models(make_model, named):
     """Return two models of tas at x2, one at x3, one of pr."""
     first, second = make_model().model, make_model(seed=1).model
     third = make_model(scale=3, coarse=(10, 12)).model
@@ -111,16 +113,16 @@ def test_a_miss_lists_what_there_is(models):
         active_model("tas", 4)
 
 
-def test_a_variable_without_a_name(models):
+def test_a_variable_without_a_name(models, named):
     nameless = xsr.activate(named(models[0], None))
     assert active_model(None, 2) is nameless
     with pytest.raises(NoModelError):
         active_model("tas", 2)
 
 
-def test_a_model_that_cannot_be_digested_does_not_enter(models):
+def test_a_model_that_cannot_be_digested_does_not_enter(models, retarget):
     """Half an activation would poison the table: whatever is activated after it fails."""
-    broken = replace(models[0], scaling=None)
+    broken = retarget(models[0], scaling=None)
     with pytest.raises((TypeError, XSuperResError)):
         xsr.activate(broken)
     assert xsr.active_models() == {}

@@ -7,7 +7,9 @@ import torch
 from torch.nn import functional as F
 
 from xsuperres.errors import UnknownNameError
-from xsuperres.nn.blocks import ACTIVATIONS, Conv, DenseBlock, Merge, ResidualBlock, activation
+from xsuperres.config import NetworkConfig
+from xsuperres.nn.blocks import Conv, DenseBlock, Merge, ResidualBlock
+from xsuperres.nn.layers import ACTIVATIONS, activation
 
 
 @pytest.mark.parametrize("size", [1, 3, 5, 7])
@@ -42,7 +44,7 @@ def test_merge_without_seconds_is_a_plain_convolution(reinitialise):
 
 
 def test_a_residual_block_without_weights_is_the_identity():
-    block = ResidualBlock(3, "relu")
+    block = ResidualBlock(NetworkConfig(width=3))
     for parameter in block.parameters():
         torch.nn.init.zeros_(parameter)
     x = torch.randn(1, 3, 5, 5)
@@ -51,7 +53,7 @@ def test_a_residual_block_without_weights_is_the_identity():
 
 def test_a_dense_block_passes_its_input_on(reinitialise):
     """With a transition that picks the concatenated input the block is the identity."""
-    block = DenseBlock(3, "relu")
+    block = DenseBlock(NetworkConfig(width=3))
     reinitialise(block)
     weight = block.transition.module.weight
     with torch.no_grad():

@@ -8,7 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xsuperres.nn.blocks import Conv, DenseBlock, Merge, ResidualBlock, activation, pointwise_conv
+from xsuperres.config import NetworkConfig
+from xsuperres.nn.blocks import Conv, DenseBlock, Merge, ResidualBlock, pointwise_conv
+from xsuperres.nn.layers import activation
 from xsuperres.nn.geometry import Block, Chain, Interval, halo_of
 from xsuperres.nn.resample import Interpolation
 from xsuperres.nn.upsamplers import UPSAMPLERS
@@ -56,11 +58,11 @@ BLOCKS: dict[str, Block] = {
     "conv without bias": Conv(2, 3, bias=False),
     "pointwise": pointwise_conv(2, 3),
     "activation": activation("relu"),
-    "residual": ResidualBlock(2, "relu"),
-    "dense": DenseBlock(2, "relu"),
+    "residual": ResidualBlock(NetworkConfig(width=2)),
+    "dense": DenseBlock(NetworkConfig(width=2)),
     "chain": Chain(Conv(2, 3), activation("relu"), Conv(3, 1, size=5), pointwise_conv(1, 2)),
     "empty chain": Chain(),
-    "chain of chains": Chain(Chain(Conv(2, 2)), Chain(ResidualBlock(2, "relu"), DenseBlock(2, "relu"))),
+    "chain of chains": Chain(Chain(Conv(2, 2)), Chain(ResidualBlock(NetworkConfig(width=2)), DenseBlock(NetworkConfig(width=2)))),
 }
 REACH = 8
 

@@ -229,15 +229,39 @@ def test_all_five_scales():
     assert cost("msdssim", prediction, target, ones) == pytest.approx(float(1 - similarity) / 2, rel=1e-9)
 
 
-def test_dissimilarities_of_nearly_equal_fields_keep_their_digits():
-    """In float32, far from 0: 1 - SSIM of nearly equal fields is a difference of nearly equal numbers."""
-    target = smooth((2, 1, 32, 32), offset=300, dtype=torch.float32).double()
-    error = 0.003 * smooth((2, 1, 32, 32), seed=1, dtype=torch.float32).double()
-    prediction = (target + error).float().double()
-    weight = areas(target.shape, missing=0.2)
-    for name in ("dssim", "msdssim"):
-        exact = cost(name, prediction, target, weight)
-        assert cost(name, prediction.float(), target.float(), weight.float()) == pytest.approx(exact, rel=1e-3)
+DIGITS = {
+    "nearly equal": lambda t, e: t + 3e-4 * e,  # 1 - SSIM is a difference of nearly equal numbers
+    "a large bias": lambda t, e: t + 0.1 * e + 1000,  # a variance is a difference of large numbers
+}
+
+
+@pytest.mark.parametrize("name", ["dssim", "msdssim"])
+@pytest.mark.parametrize("case", DIGITS)
+def test_dissimilarities_keep_their_digits(name, case):
+    """In float32, far from 0."""
+    target, error = (smooth((2, 1, 32, 32), seed=seed, offset=30 - 30 * seed) for seed in (0, 1))
+    target = target.float()
+    prediction, weight = DIGITS[case](target, error.float()), areas(target.shape, missing=0.2).float()
+    exact = cost(name, prediction.double(), target.double(), weight.double())
+    assert cost(name, prediction, target, weight) == pytest.approx(exact, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["dssim", "msdssim"])
+def test_dissimilarities_have_bounds(name):
+    """Also beside wild values, where rounding could make a variance negative, or that of the error far too large."""
+    shape = (2, 1, 32, 32)
+    target = smooth(shape, dtype=torch.float32)
+    wild = torch.where(torch.arange(32) < 16, 1 + smooth(shape, seed=1, dtype=torch.float32), 0 * target)
+    for prediction in (1e4 * wild, 1e5 * wild, -1e6 * wild, -target, target + 1e5, 0 * target):
+        assert 0 < cost(name, prediction, target, torch.ones(shape)) <= 1
+
+
+@pytest.mark.parametrize("name", ["dssim", "msdssim"])
+def test_rounding_errors_are_no_range(name):
+    """Two fields of 280 that differ in the last digits are alike."""
+    one, other = (280 + 3e-5 * smooth((1, 1, 24, 24), seed=seed, dtype=torch.float32) for seed in (0, 1))
+    assert 0 < (one - other).abs().max() < 3e-4
+    assert cost(name, one, other, torch.ones_like(one)) < 1e-4
 
 
 # What all promise.
@@ -460,7 +484,7 @@ def test_spectral_is_in_the_units_of_the_field():
 @every
 @pytest.mark.parametrize("start", [0.0, -1.0])
 def test_descent_finds_the_target(name, start):
-    """Also from the opposite field, where a similarity that is cut at 0 has no slope."""
+    """Also from the opposite field."""
     target = smooth((1, 1, 24, 24), dtype=torch.float32)
     guess = (start * target + 0.3 * smooth(target.shape, seed=5, dtype=torch.float32)).requires_grad_()
     weight = areas(target.shape, dtype=torch.float32)
@@ -473,6 +497,14 @@ def test_descent_finds_the_target(name, start):
         optimizer.step()
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.2 * losses[0]
+
+
+def test_opposite_structure_is_pulled_back():
+    """Where the similarity of every scale is negative, and one that is cut would have no slope."""
+    target = smooth((1, 1, 64, 64))
+    small = target - blurred(target, 5)
+    _, gradient = with_gradient("msdssim", -target, target, torch.ones_like(target))
+    assert F.cosine_similarity(-gradient.flatten(), small.flatten(), dim=0) > 0.4
 
 
 def test_weights_of_one_plane_do_not_count_once():

@@ -13,15 +13,34 @@ import xarray as xr
 
 from xsuperres.config import DataConfig
 from xsuperres.fields.baselines import TrainingMoments
+from xsuperres.fields.channels import CoarsePlanes
 from xsuperres.fields.grid import grid_of
-from xsuperres.samples.blocks import FieldBlocks
+from xsuperres.fields.stack import stacked
+from xsuperres.samples.blocks import FieldBlocks, Steps
+from xsuperres.samples.holdout import leading_dim
 from xsuperres.testing import toy_field
 
 PLENTY = 2**40
 
 
 def blocks_of(da: xr.DataArray, *, budget: int = PLENTY, scale: int = 2, **data) -> FieldBlocks:
-    return FieldBlocks(da, grid_of(da, gaps=True), scale, DataConfig(**({"domain": "fixed"} | data)), budget)
+    grid = grid_of(da, gaps=True)
+    lead = leading_dim(da, grid)
+    dims = [lead, *(dim for dim in da.dims if dim not in (lead, *grid.dims))]
+    return FieldBlocks(
+        stacked([da], grid, dims),
+        None,
+        None,
+        grid=grid,
+        scale=scale,
+        config=DataConfig(**({"domain": "fixed"} | data)),
+        steps=Steps(np.arange(da.sizes[lead])),
+        memory_budget=budget,
+    )
+
+
+def bicubic_of(blocks: FieldBlocks, index: int = 0) -> np.ndarray:
+    return blocks.bicubic(blocks.load(index).coarse)
 
 
 def steps(da: xr.DataArray, count: int) -> int:
@@ -82,23 +101,22 @@ def test_streamed_fields_are_those_in_memory(field, lazy, missing, budget):
     da = field.copy(deep=True)
     if missing:
         da[2:9, 4:, :5] = np.nan
-    whole = blocks_of(da).load(0)
+    whole = blocks_of(da)
     streamed = blocks_of(da.chunk(time=2, lat=3) if lazy else da, budget=steps(da, budget))
     assert len(streamed) > 1
-    parts = [streamed.load(index) for index in range(len(streamed))]
-    for name in ("target", "coarse", "bicubic"):
-        joined = np.concatenate([getattr(part, name) for part in parts])
+    for get in (lambda b, i: b.load(i).target, lambda b, i: b.load(i).coarse, bicubic_of):
+        joined = np.concatenate([get(streamed, index) for index in range(len(streamed))])
         assert joined.dtype == np.float32
-        np.testing.assert_array_equal(joined, getattr(whole, name))
+        np.testing.assert_array_equal(joined, get(whole, 0))
 
 
 def test_fields_are_those_of_the_public_methods(field):
     da = field.isel(lat=slice(None, None, -1)).transpose("lon", "time", "lat")
-    got = blocks_of(da).load(0)
-    coarse = field.sr.coarsen(2)
-    np.testing.assert_array_equal(got.target, field)
-    np.testing.assert_array_equal(got.coarse, coarse)
-    np.testing.assert_array_equal(got.bicubic, coarse.sr.interpolate(2, like=field))
+    blocks = blocks_of(da)
+    got, coarse = blocks.load(0), field.sr.coarsen(2)
+    np.testing.assert_array_equal(got.target[:, 0], field)
+    np.testing.assert_array_equal(got.coarse[:, 0], coarse)
+    np.testing.assert_array_equal(bicubic_of(blocks)[:, 0], coarse.sr.interpolate(2, like=field))
 
 
 def test_members_are_counted_within_each_time(field):
@@ -108,7 +126,7 @@ def test_members_are_counted_within_each_time(field):
         blocks = blocks_of(da.transpose(*order), budget=steps(da, 3))
         assert blocks.per_step == 2 and blocks.count == 12
         got = np.concatenate([blocks.load(i).target for i in range(len(blocks))])
-        np.testing.assert_array_equal(got, field)
+        np.testing.assert_array_equal(got[:, 0], field)
         assert [blocks.fields(i) for i in range(len(blocks))] == [slice(2 * i, 2 * i + 2) for i in range(6)]
 
 
@@ -129,7 +147,7 @@ def test_moments_of_streamed_blocks_are_those_in_memory(field):
         moments = TrainingMoments(blocks.grid.area, anomaly, contrast_radius=2)
         for index in range(len(blocks)):
             fields = blocks.load(index)
-            moments.add(fields.target, fields.bicubic, fields.coarse)
+            moments.add(fields.target[:, 0], bicubic_of(blocks, index)[:, 0], fields.coarse[:, 0])
         fits.append(moments.fit())
     (scaling, one), (again, many) = fits
     assert (scaling.mean, scaling.sd) == pytest.approx((again.mean, again.sd), rel=1e-12)
@@ -141,17 +159,17 @@ def test_moments_of_streamed_blocks_are_those_in_memory(field):
 def test_bicubic_never_reads_across_a_gap():
     wide = toy_field(time=1, y=8, x=40)
     cut = xr.concat([wide.isel(lon=slice(0, 16)), wide.isel(lon=slice(24, 40))], "lon")
-    got = blocks_of(cut).load(0)
+    got = bicubic_of(blocks_of(cut))
     for side in (slice(0, 16), slice(16, 32)):
-        alone = blocks_of(cut.isel(lon=side)).load(0)
-        np.testing.assert_array_equal(got.bicubic[..., side], alone.bicubic)
+        alone = bicubic_of(blocks_of(cut.isel(lon=side)))
+        np.testing.assert_array_equal(got[..., side], alone)
 
 
 def test_bicubic_wraps_around_a_globe():
     globe = toy_field(time=1, y=8, x=24, periodic=True)
     rolled = globe.roll(lon=6, roll_coords=True)
-    got, turned = blocks_of(globe).load(0), blocks_of(rolled).load(0)
-    np.testing.assert_array_equal(np.roll(got.bicubic, 6, axis=-1), turned.bicubic)
+    got, turned = bicubic_of(blocks_of(globe)), bicubic_of(blocks_of(rolled))
+    np.testing.assert_array_equal(np.roll(got, 6, axis=-1), turned)
 
 
 def test_the_store_is_not_read_when_blocks_are_made(field):
@@ -176,7 +194,7 @@ def scaled_by_hand(da: xr.DataArray, model):
     coarse = da.sr.coarsen(model.scale)
     skip = coarse.sr.interpolate(model.scale, like=da).transpose(*da.dims).values.astype(np.float64)
     if model.correction is not None:
-        skip = skip + model.correction
+        skip = skip + model.correction[0]
     return (da.values - model.scaling.mean) / model.scaling.sd, (skip - model.scaling.mean) / model.scaling.sd
 
 
@@ -204,25 +222,25 @@ def test_without_a_skip_there_is_none(make_model):
 def shown_by_inference(monkeypatch, toy, **chunks) -> np.ndarray:
     """Return the coarse channels that inference gives the network, with the halo of each tile cut off."""
     from xsuperres.inference import apply as inference
-    from xsuperres.inference import chunked
+    from xsuperres.inference import tile
 
     seen = {}
     model, (ny, nx) = replace(toy.model), toy.model.coarse_grid.shape
-    true_apply, recorded = chunked.apply, {}
+    true_apply, recorded = tile.apply, {}
 
-    def spy_apply(prepared, block, rows, columns, **options):
-        recorded["at"] = (rows, columns)
-        return true_apply(prepared, block, rows, columns, **options)
+    def spy_apply(prepared, frames, **options):
+        recorded["at"] = (frames.rows, frames.columns)
+        return true_apply(prepared, frames, **options)
 
     true_coarse = inference.Channels.coarse
 
-    def spy_coarse(channels, values, valid, climatology):
-        value, stack = true_coarse(channels, values, valid, climatology)
+    def spy_coarse(channels, values, valid, planes, calendar=None):
+        value, stack = true_coarse(channels, values, valid, planes, calendar)
         rows, columns = recorded["at"]
         seen.setdefault("tiles", []).append((rows, columns, stack.numpy().copy()))
         return value, stack
 
-    monkeypatch.setattr(chunked, "apply", spy_apply)
+    monkeypatch.setattr(tile, "apply", spy_apply)
     monkeypatch.setattr(inference.Channels, "coarse", spy_coarse)
     toy.coarse.isel(time=slice(0, 1)).chunk(chunks).sr.downscale(model).compute(scheduler="synchronous")
     monkeypatch.undo()
@@ -253,16 +271,16 @@ def test_training_shows_each_side_of_a_gap_alone(make_model, domain):
     cut = xr.concat([toy.fine.isel(lon=slice(0, 16)), toy.fine.isel(lon=slice(24, 40))], "lon")
     channels = toy.model.channels
     if channels.climatology is not None:
-        channels = replace(channels, climatology=np.delete(channels.climatology, range(8, 12), axis=1))
+        channels = replace(channels, climatology=np.delete(channels.climatology, range(8, 12), axis=-1))
     if channels.correction is not None:
-        channels = replace(channels, correction=np.delete(channels.correction, range(16, 24), axis=1))
+        channels = replace(channels, correction=np.delete(channels.correction, range(16, 24), axis=-1))
     both = blocks_of(cut, domain=domain).scaled(0, np.ones(3, bool), channels)
     for part in (slice(0, 8), slice(8, 16)):
         fine = slice(part.start * 2, part.stop * 2)
         own = replace(
             channels,
-            climatology=None if channels.climatology is None else channels.climatology[:, part],
-            correction=None if channels.correction is None else channels.correction[:, fine],
+            climatology=None if channels.climatology is None else channels.climatology[..., part],
+            correction=None if channels.correction is None else channels.correction[..., fine],
         )
         alone = blocks_of(cut.isel(lon=fine), domain=domain).scaled(0, np.ones(3, bool), own)
         np.testing.assert_array_equal(both.coarse[..., part], alone.coarse)
@@ -275,8 +293,8 @@ def test_training_wraps_as_a_globe_does(make_model, domain):
     channels, cells = toy.model.channels, 5
     turned = replace(
         channels,
-        climatology=None if channels.climatology is None else np.roll(channels.climatology, cells, axis=1),
-        correction=np.roll(channels.correction, 2 * cells, axis=1),
+        climatology=None if channels.climatology is None else np.roll(channels.climatology, cells, axis=-1),
+        correction=np.roll(channels.correction, 2 * cells, axis=-1),
     )
     straight = blocks_of(toy.fine, domain=domain).scaled(0, np.ones(3, bool), channels)
     rolled = blocks_of(toy.fine.roll(lon=2 * cells, roll_coords=True), domain=domain).scaled(
@@ -290,9 +308,9 @@ def test_an_open_domain_is_shown_contrasts_not_values(make_model):
     """Adding a constant to the whole field changes nothing that an open network sees."""
     toy = make_model(domain="open")
     channels = toy.model.channels
-    values = torch.from_numpy(toy.coarse.values).double()
+    values = torch.from_numpy(toy.coarse.values).double()[:, None]
     valid = torch.isfinite(values)
-    _, shown = channels.coarse(values, valid, None)
-    _, warmer = channels.coarse(values + 5.0, valid, None)
+    _, shown = channels.coarse(values, valid, CoarsePlanes())
+    _, warmer = channels.coarse(values + 5.0, valid, CoarsePlanes())
     torch.testing.assert_close(shown, warmer, rtol=0, atol=1e-4)
     assert abs(float(shown.std()) - 1) < 0.3, "scaled to about 1"

@@ -235,7 +235,7 @@ def test_a_block_that_fails_to_load_says_so():
 def test_flips_mirror_all_arrays_alike(flip, signed, name):
     """Each sample is the oracle's, mirrored in one way, the same for coarse, skip, target, static planes, weights."""
     plan, block = PLANS[name], make_block(8, missing=True)
-    got = epoch_of(make_reader(plan, [block], mirror=Mirror(flip, flip[:1] if signed else ())))
+    got = epoch_of(make_reader(plan, [block], mirror=Mirror(flip, {flip[0]: ((0, 1), (0,))} if signed else {})))
     rng = np.random.default_rng([1, 0])
     rng.permutation(1)
     windows = plan.windows(8, rng)
@@ -265,7 +265,7 @@ def test_a_mask_channel_has_no_sign():
     """The second coarse channel says which cells are valid: mirrored, it still does."""
     block = make_block(40)
     block.coarse[:, 1] = 1.0
-    got = epoch_of(make_reader(PLANS["full"], [block], mirror=Mirror(flip=("x",), sign=("x",), signed=1)))
+    got = epoch_of(make_reader(PLANS["full"], [block], mirror=Mirror(flip=("x",), sign={"x": ((0,), (0,))})))
     assert (got["coarse"][:, 1] == 1.0).all()
     assert (got["coarse"][:, 0] != got["coarse"][:, 1]).any()
     values = np.sort(np.abs(got["skip"]).sum(axis=(1, 2)))
@@ -283,7 +283,7 @@ def test_about_half_of_the_samples_are_mirrored():
 def test_flips_leave_the_block_as_it_is():
     block = make_block()
     before = [a.copy() for a in (block.coarse, block.skip, block.target)]
-    list(make_reader(PLANS["full"], [block], mirror=Mirror(("x", "y"), ("x",))).batches(0))
+    list(make_reader(PLANS["full"], [block], mirror=Mirror(("x", "y"), {"x": ((0, 1), (0,))})).batches(0))
     for old, new in zip(before, (block.coarse, block.skip, block.target), strict=True):
         np.testing.assert_array_equal(old, new)
 

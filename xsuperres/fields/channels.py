@@ -169,7 +169,7 @@ class Channels:
         """Return the variables with transformed targets."""
         import torch
 
-        if all(transform.kind is None for transform in self.transforms):
+        if planes.offset is None and all(transform.kind is None for transform in self.transforms):
             return values
         count = self.targets
         parts = [transform.forth(values[:, i : i + 1]) for i, transform in enumerate(self.transforms)]

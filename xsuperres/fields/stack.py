@@ -5,7 +5,7 @@ Labelled arrays in and out; lazy.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import xarray as xr
 
@@ -17,7 +17,7 @@ __all__ = ["VARIABLE", "check_together", "stacked"]
 VARIABLE = "xsuperres_variable"
 
 
-def stacked(fields: Sequence[xr.DataArray], grid: Grid, lead: Sequence[str]) -> xr.DataArray:
+def stacked(fields: Sequence[xr.DataArray], grid: Grid, lead: Sequence[str], sizes: Mapping[str, int]) -> xr.DataArray:
     """Return fields as one array (*lead, variable, y, x) in canonical order, without coordinates; lazy.
 
     Parameters
@@ -26,8 +26,9 @@ def stacked(fields: Sequence[xr.DataArray], grid: Grid, lead: Sequence[str]) -> 
         On `grid`; one that lacks a leading dim is repeated along it.
     lead : sequence of str
         Leading dims.
+    sizes : mapping of str to int
+        Theirs.
     """
-    sizes = {dim: field.sizes[dim] for field in fields for dim in lead if dim in field.dims}
     planes = []
     for field in fields:
         bare = grid.canonical(field).variable

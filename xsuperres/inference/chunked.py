@@ -5,10 +5,10 @@ Labelled arrays in and out. On dask input nothing is computed; in-memory input r
 
 from __future__ import annotations
 
-import math
+import logging
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from numbers import Integral
 from typing import Any
 
@@ -19,27 +19,29 @@ from xsuperres.errors import ConfigError, DataError, GridError, StaticFieldError
 from xsuperres.fields.checks import check_units, check_values, check_variable, is_lazy
 from xsuperres.fields.grid import Grid, Location, grid_of
 from xsuperres.fields.labels import attach, named_like
-from xsuperres.fields.resample import fine_index, fine_like, plane_plans
-from xsuperres.fields.stack import check_together, stacked
+from xsuperres.fields.pairs import covered_part
+from xsuperres.fields.predictors import PredictorsLike, named_predictors, on_coarse
+from xsuperres.fields.regrid import regrid
+from xsuperres.fields.resample import fine_index, fine_like
+from xsuperres.fields.stack import check_together
 from xsuperres.fields.static import StaticLike, find_static, given_fields
-from xsuperres.fields.times import calendar_features, segments
 from xsuperres.inference.apply import Mask
+from xsuperres.inference.layout import Layout
 from xsuperres.inference.tile import Tile
 from xsuperres.inference.workers import choose_device, refer
 from xsuperres.model.artefact import SRModel
 from xsuperres.options import current_options
-from xsuperres.tiles import AxisPlan, map_tiles, split
 
-__all__ = ["MEMBER", "bind", "downscale"]
+__all__ = ["bind", "downscale"]
 
-MEMBER = "member"
+logger = logging.getLogger(__name__)
 
 
 def downscale(
     fields: Sequence[xr.DataArray],
     model: SRModel,
     *,
-    predictors: Sequence[xr.DataArray] = (),
+    predictors: PredictorsLike | None = None,
     static: StaticLike | None = None,
     members: int | None = None,
     seed: int = 0,
@@ -54,11 +56,13 @@ def downscale(
         check_units(da, target.variable.units, what="downscale")
         check_variable(da, target.variable.name, target.variable.standard_name)
     check_together(fields)
+    fields = fields if static is not None else _brought(fields, model)
     first = fields[0]
     coarse = grid_of(first)
     bound, location = bind(model, first, coarse, static)
-    _check_missing([*fields, *predictors], bound)
-    layout = _Layout.of(fields, predictors, bound, coarse, members)
+    shown = _predictors(predictors, model, coarse, first)
+    _check_missing([*fields, *shown], bound)
+    layout = Layout.of(fields, shown, bound, coarse, members)
     lazy = is_lazy(layout.values)
     tile = Tile(
         reference=refer(bound, to_file=lazy),
@@ -74,11 +78,57 @@ def downscale(
     )
     data = layout.mapped(tile)
     fine_location = Location(*(fine_index(i, model.scale) for i in (location.rows, location.columns)))
+    fine_location, cut = _inside(bound, fine_location)
     fine = named_like(bound.grid.crop(fine_location), coarse, bound.coarse_grid.crop(location))
     return [
-        _labelled(layout.like(da), part, layout.dims, coarse, fine, bound, fine_location)
+        _labelled(layout.like(da), part[(..., *cut)], layout.dims, coarse, fine, bound, fine_location)
         for da, part in zip(fields, layout.parts(data), strict=True)
     ]
+
+
+def _inside(model: SRModel, location: Location) -> tuple[Location, tuple[slice, ...]]:
+    """Return the fine cells that are no context of a regional training, and where they are among the given ones."""
+    if not any(model.margin):
+        return location, ()
+    south, north, west, east = (count * model.scale for count in model.margin)
+    lines, cut = [], []
+    for index, size, before, after in (
+        (location.rows, model.grid.y.size, south, north),
+        (location.columns, model.grid.x.size, west, east),
+    ):
+        inner = np.flatnonzero((index >= before) & (index < size - after))
+        if not len(inner):
+            raise GridError(
+                "The data lie in the margin of the model's domain, of which there was no target to train on."
+            )
+        cut.append(slice(int(inner[0]), int(inner[-1]) + 1))
+        lines.append(index[cut[-1]])
+    return Location(lines[0], lines[1]), (cut[0], cut[1])
+
+
+def _predictors(given: PredictorsLike | None, model: SRModel, coarse: Grid, like: xr.DataArray) -> list[xr.DataArray]:
+    """Return the predictors that the model was trained with, on the coarse grid."""
+    names = [str(predictor.variable.name) for predictor in model.predictors]
+    found = named_predictors(given)
+    missing = [name for name in names if name not in found]
+    if missing:
+        raise DataError(
+            f"The model was trained with predictors {names}; {missing} are missing: pass predictors= with variables of "
+            "these names."
+        )
+    for predictor, name in zip(model.predictors, names, strict=True):
+        check_units(found[name], predictor.variable.units, what=f"predictor {name!r}")
+    return [on_coarse(found[name], coarse, like) for name in names]
+
+
+def _brought(fields: Sequence[xr.DataArray], model: SRModel) -> Sequence[xr.DataArray]:
+    """Return fields on the model's coarse cells, as at its training, where they come on others."""
+    given = grid_of(fields[0])
+    if not model.paired or model.coarse_grid.locate(given) is not None:
+        return fields
+    target = covered_part(given, model.coarse_grid)
+    logger.info("Coarse data (%s) are brought conservatively onto %s.", given.describe(), target.describe())
+    return [regrid(da, target, method="conservative") for da in fields]
 
 
 def _check_settings(model: SRModel, members: int | None, batch_size: int | None, device: str, mask: Mask) -> None:
@@ -94,90 +144,6 @@ def _check_settings(model: SRModel, members: int | None, batch_size: int | None,
             "noise (adversarial={'noise': ...}); this one has neither."
         )
     choose_device(device)
-
-
-@dataclass(frozen=True, eq=False)
-class _Layout:
-    """The coarse data as one array for the tiles: (others..., [time], [variables], y, x), in canonical order.
-
-    Time comes last among the leading dims where the network is told of it, variables are an axis where there are
-    several, members are the first axis.
-    """
-
-    values: xr.DataArray
-    dims: tuple[str, ...]
-    stacked: bool
-    steps: tuple[int, np.ndarray] | None
-    model: SRModel
-    coarse: Grid
-    members: int | None
-
-    @classmethod
-    def of(
-        cls,
-        fields: Sequence[xr.DataArray],
-        predictors: Sequence[xr.DataArray],
-        model: SRModel,
-        coarse: Grid,
-        members: int | None,
-    ) -> _Layout:
-        first = fields[0]
-        lead = [str(dim) for dim in first.dims if dim not in coarse.dims]
-        told = model.data.calendar or model.spec.time_window is not None
-        if told:
-            if coarse.time not in lead:
-                raise DataError(f"The model needs a time dimension; the data have {tuple(map(str, first.dims))}.")
-            lead = [*(dim for dim in lead if dim != coarse.time), str(coarse.time)]
-        everything = [*fields, *predictors]
-        stacked_fields = len(everything) > 1
-        values = (
-            stacked(everything, coarse, lead)
-            if stacked_fields
-            else coarse.canonical(first).transpose(*lead, *coarse.dims)
-        )
-        if members is not None:
-            if MEMBER in lead:
-                raise ConfigError(f"The data have a dimension {MEMBER!r} already; rename it before members={members}.")
-            values = values.expand_dims({MEMBER: members})
-            lead = [MEMBER, *lead]
-        steps = (len(lead) - 1, _steps_of(first, str(coarse.time), model)) if told else None
-        return cls(values, (*lead, *coarse.dims), stacked_fields, steps, model, coarse, members)
-
-    def mapped(self, tile: Tile) -> Any:
-        """Return the fine data."""
-        plans, data = self.plans(), self.values.data
-        if is_lazy(self.values):
-            data = _merged(_whole(data, self.model, self.values.dtype), plans)
-            return map_tiles(tile, data, plans, dtype=self.values.dtype, name="downscale", token=tile, along=self.steps)
-        lead = _lead_tiles(self.values.shape, len(self.dims) - 2, self.model, tile.memory_budget)
-        chunks = [*lead, *((size,) for size in self.values.shape[len(lead) :])]
-        return map_tiles(tile, data, plans, dtype=self.values.dtype, chunks=chunks, along=self.steps)
-
-    def plans(self) -> list[AxisPlan]:
-        """Return how the axes are tiled."""
-        model = self.model
-        plans = plane_plans(len(self.dims), self.coarse, model.reach, model.scale)
-        if model.spec.time_window is not None:
-            plans[-3] = AxisPlan(halo=model.time_halo, consumed=True)
-        if self.stacked:
-            plans.insert(len(plans) - 2, AxisPlan(count=len(model.targets)))
-        return plans
-
-    def parts(self, data: Any) -> list[Any]:
-        """Return the fine data of each target."""
-        return [data[..., index, :, :] for index in range(len(self.model.targets))] if self.stacked else [data]
-
-    def like(self, da: xr.DataArray) -> xr.DataArray:
-        """Return what the result is labelled like: `da`, with members."""
-        return da if self.members is None else da.expand_dims({MEMBER: np.arange(self.members)})
-
-
-def _steps_of(da: xr.DataArray, time: str, model: SRModel) -> np.ndarray:
-    """Return segment and calendar of every step, (steps, 1 + features)."""
-    columns = [np.zeros(da.sizes[time]) if model.spec.time_window is None else segments(da, time)]
-    if model.data.calendar:
-        columns.extend(calendar_features(da, time).T)
-    return np.stack(columns, axis=1).astype(np.float64)
 
 
 def bind(model: SRModel, da: xr.DataArray, coarse: Grid, static: StaticLike | None) -> tuple[SRModel, Location]:
@@ -256,52 +222,6 @@ def _check_missing(fields: Sequence[xr.DataArray], model: SRModel) -> None:
             f"{part.variable.name or 'The data'!r} is NaN in {share:.2g} % of the cells, but the model was trained on "
             "complete fields and has no mask channel; fill them, or train on data with the same gaps."
         )
-
-
-def _whole(data: Any, model: SRModel, dtype: np.dtype) -> Any:
-    """Return dask data in one chunk along y and x, where the network looks at the whole domain."""
-    if not model.network.global_context or all(len(data.chunks[axis]) == 1 for axis in (-2, -1)):
-        return data
-    whole = data.rechunk({data.ndim - 2: -1, data.ndim - 1: -1})
-    size = math.prod(max(sizes) for sizes in whole.chunks) * dtype.itemsize * model.scale**2
-    warnings.warn(
-        "The network looks at the whole domain (attention='channel'), which cannot be tiled in y and x: chunks are "
-        f"merged there, and one block of the result takes {size / 2**20:.3g} MiB. Chunk in time instead.",
-        XSuperResWarning,
-        stacklevel=6,
-    )
-    return whole
-
-
-def _merged(data: Any, plans: list[AxisPlan]) -> Any:
-    """Return dask data whose chunks are no smaller than the halo."""
-    sizes = {}
-    for axis, plan in enumerate(plans):
-        chunks, least = data.chunks[axis], max(plan.halo)
-        if len(chunks) > 1 and min(chunks) < least:
-            count = max(1, sum(chunks) // max(2 * least, max(chunks)))
-            sizes[axis] = split(sum(chunks), -(-sum(chunks) // count))
-    if not sizes:
-        return data
-    warnings.warn(
-        f"Chunks of {[min(data.chunks[a]) for a in sizes]} cells are smaller than the model's halo of "
-        f"{[max(plans[a].halo) for a in sizes]}; they are merged. Larger chunks in y and x are faster.",
-        XSuperResWarning,
-        stacklevel=5,
-    )
-    return data.rechunk(sizes)
-
-
-def _lead_tiles(shape: tuple[int, ...], count: int, model: SRModel, budget: int) -> list[tuple[int, ...]]:
-    """Return chunks of the leading axes of in-memory data, so that a block's result is a part of the budget."""
-    fields = max(1, budget // 4 // max(1, math.prod(shape[count:]) * model.scale**2 * 8))
-    least = 8 * sum(model.time_halo)  # else many frames are encoded twice
-    chunks: list[tuple[int, ...]] = []
-    for size in reversed(shape[:count]):
-        largest, least = max(fields, least), 0
-        chunks.insert(0, split(size, largest) if size else (0,))
-        fields = max(1, fields // max(1, size))
-    return chunks
 
 
 def _labelled(

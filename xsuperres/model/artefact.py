@@ -116,6 +116,10 @@ class SRModel:
         Other variables it is shown.
     fine_mask : ndarray of bool (targets, y, x) or None
         Fine cells that were trained on at least once (target and coarse cell valid), where some never were.
+    margin : tuple of int
+        Coarse cells of the grid (south, north, west, east) that are context of a regional training: no result there.
+    paired : bool
+        Whether it was trained on explicit pairs; coarse data on other cells are then brought onto its own.
     discriminator : torch module or None
         What an adversarial network was trained against, right after training.
     """
@@ -131,6 +135,8 @@ class SRModel:
     predictors: tuple[Predictor, ...] = ()
     discriminator: Discriminator | None = None
     fine_mask: np.ndarray | None = None
+    margin: tuple[int, int, int, int] = (0, 0, 0, 0)
+    paired: bool = False
     origin: str | None = None  # digest of the model this one is a copy of, brought to another domain
 
     @property

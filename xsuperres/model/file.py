@@ -177,6 +177,8 @@ def _parts(model: SRModel) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         "data": plain(asdict(model.data)),
         "training": plain(asdict(model.training)),
         "origin": model.origin,
+        "margin": list(model.margin),
+        "paired": model.paired,
         "dims": list(model.grid.dims),
         "halo": model.halo,
         "stride": 1,
@@ -265,6 +267,8 @@ def _model(tensors: dict[str, torch.Tensor], header: dict[str, Any]) -> SRModel:
         training=_tuples(TrainingRecord, header["training"]),
         fine_mask=tensors["fine_mask"].numpy() if "fine_mask" in tensors else None,
         origin=header["origin"],
+        margin=tuple(header["margin"]),
+        paired=header["paired"],
     )
 
 

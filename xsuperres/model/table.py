@@ -9,6 +9,7 @@ import logging
 import threading
 import weakref
 from collections import deque
+from collections.abc import Sequence
 
 from xsuperres.errors import ConfigError, NoModelError
 from xsuperres.model.artefact import SRModel
@@ -16,7 +17,8 @@ from xsuperres.model.artefact import SRModel
 __all__ = ["activate", "active_model", "active_models", "deactivate", "known_model", "remember"]
 
 logger = logging.getLogger(__name__)
-Key = tuple[str | None, int]
+Name = str | tuple[str, ...] | None
+Key = tuple[Name, int]
 _ACTIVE: dict[Key, SRModel] = {}
 _KNOWN: dict[str, list[weakref.ref[SRModel]]] = {}  # equal models, the latest last
 _LATEST: deque[SRModel] = deque(maxlen=8)  # so that a model loaded from a path outlives the call that used it
@@ -58,7 +60,7 @@ def activate(model: SRModel) -> SRModel:
     """
     if not isinstance(model, SRModel):
         raise ConfigError(f"Expected an SRModel, from fit or load_model, got {type(model).__name__}.")
-    key = (model.variable.name, model.scale)
+    key = key_of(model.names), model.scale
     remember(model)  # before it enters the table: a model that cannot be digested is refused
     with _LOCK:
         replaced = _ACTIVE.get(key)
@@ -69,18 +71,18 @@ def activate(model: SRModel) -> SRModel:
 
 
 def active_models() -> dict[Key, SRModel]:
-    """Return the active models by (variable name, scale)."""
+    """Return the active models by (variable name, or sorted names of several, and scale)."""
     with _LOCK:
         return dict(_ACTIVE)
 
 
-def deactivate(name: str | None = None, scale: int | None = None) -> None:
+def deactivate(name: Name = None, scale: int | None = None) -> None:
     """Forget active models: all, those of a variable, those of a scale, or one.
 
     Parameters
     ----------
-    name : str, optional
-        Variable name.
+    name : str or tuple of str, optional
+        Variable name, or the sorted names of several.
     scale : int, optional
         Scale.
     """
@@ -90,8 +92,14 @@ def deactivate(name: str | None = None, scale: int | None = None) -> None:
                 del _ACTIVE[key]
 
 
-def active_model(name: object, scale: int) -> SRModel:
-    """Return the active model for a variable and scale.
+def key_of(names: Sequence[object]) -> Name:
+    """Return what models are looked up by: the variable's name, or the sorted names of several."""
+    told = [None if name is None else str(name) for name in names]
+    return told[0] if len(told) == 1 else tuple(sorted(str(name) for name in told))
+
+
+def active_model(names: Sequence[object], scale: int) -> SRModel:
+    """Return the active model for a variable, or for several together, and a scale.
 
     Raises
     ------
@@ -99,7 +107,8 @@ def active_model(name: object, scale: int) -> SRModel:
         That says which models are active and how to get one.
     """
     models = active_models()
-    found = models.get((None if name is None else str(name), scale))
+    name = key_of(names)
+    found = models.get((name, scale))
     if found is None:
         have = ", ".join(f"{n!r} at scale {s}" for n, s in models) or "none"
         raise NoModelError(

@@ -288,8 +288,7 @@ def _normalised(prediction: Tensor, target: Tensor, weight: Tensor) -> tuple[Ten
     # A range within rounding is that of a constant, and squares in units of a much smaller one would overflow.
     info = torch.finfo(target.dtype)
     least = 8 * info.eps * torch.maximum(high.abs(), low.abs()) + info.tiny**0.25
-    span = torch.where((high - low > least) & origin.isfinite(), high - low, 1)
-    origin = torch.where(origin.isfinite(), origin, 0)
+    span = torch.where(high - low > least, high - low, 1)
     prediction, target = (((field - origin) / span).masked_fill(missing, 0) for field in (prediction, target))
     return prediction, target, weight
 
@@ -304,7 +303,9 @@ def _dissimilarities(prediction: Tensor, target: Tensor, weight: Tensor) -> tupl
         _local_moments(field, valid) for field in (prediction, target, prediction - target)
     )
     luminance = mean_e.square() / (mean_p.square() + mean_t.square() + _LUMINANCE)
-    return luminance, spread_e / (spread_p + spread_t + _STRUCTURE)
+    spread = spread_p + spread_t
+    # No error varies more than twice as much as both fields, but one with huge local means may, by rounding.
+    return luminance, torch.minimum(spread_e, 2 * spread) / (spread + _STRUCTURE)
 
 
 def _local_moments(field: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,38 +1,38 @@
-"""The ``.sr`` accessor of DataArrays: one call per method, explicit signatures.
+"""Training and applying networks: the accessor's methods `fit`, `downscale`, `describe`.
 
-It stores the DataArray and nothing else: xarray drops an accessor with its object. Heavy modules are imported when a
-method needs them.
+One call per method; heavy modules are imported when a method needs them.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import xarray as xr
+
+from xsuperres.accessor.base import Accessor, T
 
 if TYPE_CHECKING:
     from xsuperres.config import AdversarialConfig, DataConfig, NetworkConfig, OptimizationConfig, SamplingConfig
     from xsuperres.model.artefact import SRModel
 
-__all__ = ["SuperResolutionAccessor"]
+__all__ = ["Refining"]
 
 StaticLike = xr.Dataset | xr.DataArray | Sequence[str] | None
+PredictorsLike = xr.Dataset | xr.DataArray | Sequence[xr.Dataset | xr.DataArray] | None
 
 
-@xr.register_dataarray_accessor("sr")
-class SuperResolutionAccessor:
-    """Deep-learning super-resolution of a DataArray: train, downscale, interpolate, coarsen, score."""
-
-    def __init__(self, da: xr.DataArray) -> None:
-        self._da = da
+class Refining(Accessor[T]):
+    """`fit`, `downscale` and `describe`."""
 
     def fit(
         self,
-        scale: int,
+        scale: int | None = None,
         *,
+        target: T | None = None,
         static: StaticLike = None,
+        predictors: PredictorsLike = None,
         training: Literal["supervised", "adversarial"] = "supervised",
         time_window: int | None = None,
         backbone: str = "residual",
@@ -43,22 +43,30 @@ class SuperResolutionAccessor:
         optimization: OptimizationConfig | Mapping[str, Any] | None = None,
         adversarial: AdversarialConfig | Mapping[str, Any] | None = None,
         init: SRModel | str | os.PathLike[str] | None = None,
-        validation: float | slice | str | xr.DataArray | None = 0.2,
+        validation: float | slice | str | T | None = 0.2,
         seed: int = 0,
         activate: bool = True,
         progress: bool = True,
     ) -> SRModel:
-        """Train a super-resolution network on this fine field, which is coarsened inside (perfect prognosis).
+        """Train a super-resolution network.
 
-        Dask-backed data are read block by block, in memory up to ``sampling.memory_budget``.
+        Without `target` on these fine data, which are coarsened inside (perfect prognosis); with it on these coarse
+        data and the fine ones they belong to (model output statistics). Of a Dataset all variables are refined by one
+        network. Dask-backed data are read block by block, in memory up to ``sampling.memory_budget``.
 
         Parameters
         ----------
-        scale : int
-            Fine cells per coarse cell along each horizontal axis, at least 2; must divide the grid.
+        scale : int, optional
+            Fine cells per coarse cell along each horizontal axis, at least 2; must divide the grid. With `target` it is
+            found out.
+        target : DataArray or Dataset, optional
+            Fine data of the same times. Where coarse cells are not blocks of its cells, the coarse data are brought
+            onto blocks conservatively, in `downscale` too; coarse data beyond its domain are context.
         static : Dataset, DataArray or list of str, optional
             Static fields on this grid. By default the 2-D coordinates with a CF standard name of one
             (surface_altitude, land_area_fraction, ...).
+        predictors : Dataset, DataArray or list of these, optional
+            Other variables that the network is shown, on the coarse, the fine or a third grid, at the same times.
         training : {"supervised", "adversarial"}
             How the network is trained; adversarial: against a discriminator, for sharper fields.
         time_window : int, optional
@@ -71,7 +79,7 @@ class SuperResolutionAccessor:
             Settings, see `NetworkConfig`, `DataConfig`, `SamplingConfig`, `OptimizationConfig`, `AdversarialConfig`.
         init : SRModel or path, optional
             Start from this model's weights and scaling (fine-tuning).
-        validation : float, slice, DataArray, "space" or None
+        validation : float, slice, DataArray or Dataset, "space" or None
             What is held out for early stopping: a fraction in blocks of time, a period, other data, or a stretch of
             the domain, a halo apart. "space" makes a model for other domains.
         seed : int
@@ -107,12 +115,14 @@ class SuperResolutionAccessor:
         from xsuperres.model.file import load_model
         from xsuperres.settings import FitSettings
 
+        fields = self._fields()
+        others = None if target is None else type(self)(target)._fields()
+        sources = Sources.of(fields, others, predictors)
         parts = {"training": training, "time_window": time_window, "backbone": backbone, "upsampling": upsampling}
         ways: dict[str, Any] = {"network": network, "data": data, "sampling": sampling, "optimization": optimization}
         ways |= {"adversarial": adversarial, "validation": validation}
         start = load_model(init) if isinstance(init, (str, os.PathLike)) else init
-        settings = FitSettings.of({"scale": scale, "seed": seed, **parts, **ways})
-        sources = Sources((self._da,))
+        settings = FitSettings.of({"scale": sources.scale(scale), "seed": seed, **parts, **ways})
         return fit(sources, settings, static=static, init=start, activate=activate, progress=progress, clock=clock)
 
     def downscale(
@@ -121,13 +131,14 @@ class SuperResolutionAccessor:
         *,
         scale: int | None = None,
         static: xr.Dataset | xr.DataArray | None = None,
+        predictors: PredictorsLike = None,
         members: int | None = None,
         seed: int = 0,
         batch_size: int | None = None,
         device: str = "auto",
         mask: Literal["input", "model"] | None = "model",
-    ) -> xr.DataArray:
-        """Apply a model to this coarse field.
+    ) -> T:
+        """Apply a model to these coarse data.
 
         Parameters
         ----------
@@ -137,6 +148,8 @@ class SuperResolutionAccessor:
             Required without `model`; must be the model's.
         static : Dataset or DataArray, optional
             The model's static fields on the fine grid of this domain; not needed on the training domain.
+        predictors : Dataset, DataArray or list of these, optional
+            The variables that the network was shown besides, by the same names.
         members : int, optional
             Results that differ by the network's randomness (noise, Monte Carlo dropout), along a new dim `member`.
         seed : int
@@ -150,7 +163,7 @@ class SuperResolutionAccessor:
 
         Returns
         -------
-        DataArray
+        DataArray or Dataset
             Same dims, horizontal sizes times `scale`, units and attributes unchanged; lazy if dask-backed. Chunked
             in any way it equals the whole within 1e-5 training standard deviations.
 
@@ -162,9 +175,9 @@ class SuperResolutionAccessor:
         from xsuperres.inference.chunked import downscale
 
         chosen = self._model(model, scale)
-        options: dict[str, Any] = {"members": members, "seed": seed, "batch_size": batch_size}
-        options |= {"device": device, "mask": mask}
-        return downscale([self._da], chosen, static=static, **options)[0]
+        options: dict[str, Any] = {"static": static, "predictors": predictors, "members": members, "seed": seed}
+        options |= {"batch_size": batch_size, "device": device, "mask": mask}
+        return self._returned(downscale(self._fields(chosen.names), chosen, **options))
 
     def _model(self, model: SRModel | str | os.PathLike[str] | None, scale: int | None) -> SRModel:
         from xsuperres.errors import ConfigError
@@ -177,7 +190,7 @@ class SuperResolutionAccessor:
         if model is None:
             if wanted is None:
                 raise ConfigError("Pass a model, or the scale of the active one: .sr.downscale(scale=4).")
-            return active_model(self._da.name, wanted)
+            return active_model(tuple(da.name for da in self._fields()), wanted)
         chosen = load_model(model) if isinstance(model, (str, os.PathLike)) else model
         if not isinstance(chosen, SRModel):
             raise ConfigError(f"model must be an SRModel or the path of one, got {type(chosen).__name__}.")
@@ -185,139 +198,8 @@ class SuperResolutionAccessor:
             raise ConfigError(f"scale={scale} differs from the model's scale of {chosen.scale}; leave scale out.")
         return chosen
 
-    def interpolate(
-        self,
-        scale: int,
-        *,
-        method: str = "bicubic",
-        like: xr.DataArray | xr.Dataset | None = None,
-    ) -> xr.DataArray:
-        """Refine this field by interpolation, the same weights in every cell, NaN-aware.
-
-        Parameters
-        ----------
-        scale : int
-            Fine cells per coarse cell along each horizontal axis.
-        method : {"nearest", "bilinear", "bicubic"}
-            Bicubic is cubic convolution (Keys 1981).
-        like : DataArray or Dataset, optional
-            On the fine grid: its coordinates are taken, bit for bit.
-
-        Returns
-        -------
-        DataArray
-            Same dims, horizontal sizes times `scale`, units unchanged; lazy if dask-backed.
-
-        Examples
-        --------
-        >>> import xsuperres as xsr
-        >>> fine = xsr.testing.toy_field(time=1, y=8, x=8)
-        >>> fine.sr.coarsen(4).sr.interpolate(4).sizes == fine.sizes
-        True
-        """
-        from xsuperres.fields.resample import interpolate
-
-        return interpolate(self._da, scale, method=method, like=like)
-
-    def coarsen(self, scale: int, *, minimum_valid_fraction: float = 0.5) -> xr.DataArray:
-        """Coarsen this field by area-weighted means of scale x scale cells, NaN-aware.
-
-        Parameters
-        ----------
-        scale : int
-            Fine cells per coarse cell along each horizontal axis; must divide the grid.
-        minimum_valid_fraction : float
-            A coarse cell is NaN when less than this fraction of its area is valid.
-
-        Returns
-        -------
-        DataArray
-            Same dims, horizontal sizes divided by `scale`, units unchanged; lazy if dask-backed. 2-D coordinates are
-            coarsened under their names.
-
-        Examples
-        --------
-        >>> import xsuperres as xsr
-        >>> xsr.testing.toy_field(time=1, y=8, x=12).sr.coarsen(4).shape
-        (1, 2, 3)
-        """
-        from xsuperres.fields.resample import coarsen
-
-        return coarsen(self._da, scale, minimum_valid_fraction=minimum_valid_fraction)
-
-    def score(
-        self,
-        truth: xr.DataArray,
-        *,
-        coarse: xr.DataArray | None = None,
-        model: SRModel | str | os.PathLike[str] | None = None,
-        baselines: str | Iterable[str] | None = None,
-        metrics: str | Iterable[str] | None = None,
-        dim: Hashable | Iterable[Hashable] | None = None,
-    ) -> xr.Dataset:
-        """Score this fine field against the truth, beside the baselines, metric by metric and region by region.
-
-        All metrics are area-weighted and taken over the same cells for every product: those where the truth, this
-        field and all baselines are valid. Fields are compared by position, after their coordinates were compared to
-        1e-3 of the spacing.
-
-        Parameters
-        ----------
-        truth : DataArray
-            On the cells and times of this field, in any orientation, order of dims or longitude convention.
-        coarse : DataArray, optional
-            What this field was made from. By default the area-weighted coarsening of the truth (perfect prognosis
-            only).
-        model : SRModel or path, optional
-            By default the model whose digest this field bears (attribute ``xsuperres_model``), if loaded in this
-            process.
-        baselines : str or list of str, optional
-            Of bilinear, bicubic, lapse (temperature, where elevation is known), static_regression (the model's),
-            delta and regression (a fixed-domain model, on its own grid). By default all that are defined; ``[]`` for
-            none.
-        metrics : str or list of str, optional
-            Of rmse, mae, bias, correlation, sd_ratio, gradient_ratio, consistency (RMSE of the re-coarsened field
-            against the coarse input). By default all.
-        dim : str or list of str, optional
-            Dims to reduce over; the others stay in the result. By default all.
-
-        Returns
-        -------
-        Dataset
-            One variable per metric; dims ``product`` ("network" if this field bears a model's digest, else
-            "prediction", then the baselines), ``region`` ("all"; "land", "sea" and classes of elevation where those
-            are known) and what is left. The attribute ``note`` says which baselines are absent and why. Dask-backed
-            fields are computed, once.
-
-        Warns
-        -----
-        XSuperResWarning
-            If the truth overlaps the model's training period and domain, or units are missing.
-
-        Raises
-        ------
-        XSuperResError
-            If grids, times or units differ, the scale is not known, a name is unknown, or a baseline that was asked
-            for is not defined here.
-
-        Examples
-        --------
-        >>> import xsuperres as xsr
-        >>> truth = xsr.testing.toy_field(time=2, y=8, x=12)
-        >>> coarse = truth.sr.coarsen(2)
-        >>> table = coarse.sr.interpolate(2, like=truth).sr.score(truth, coarse=coarse)
-        >>> rmse = table.rmse.sel(region="all")
-        >>> bool(rmse.sel(product="lapse") < rmse.sel(product="bicubic"))
-        True
-        """
-        from xsuperres.model.file import load_model
-        from xsuperres.verify.score import score
-
-        chosen = load_model(model) if isinstance(model, (str, os.PathLike)) else model
-        return score(self._da, truth, coarse=coarse, model=chosen, baselines=baselines, metrics=metrics, dim=dim)
-
     def describe(self, scale: int | None = None, *, model: SRModel | str | os.PathLike[str] | None = None) -> str:
-        """Say what downscaling this field would mean, without doing it.
+        """Say what downscaling these data would mean, without doing it.
 
         Parameters
         ----------
@@ -344,22 +226,4 @@ class SuperResolutionAccessor:
             chosen = None if scale is None and model is None else self._model(model, scale)
         except NoModelError:
             chosen = None
-        return describe(self._da, scale, chosen)
-
-    def with_bounds(self) -> xr.Dataset:
-        """Return this field as a Dataset with the bounds of its horizontal cells, ready for CF netCDF.
-
-        Returns
-        -------
-        Dataset
-            This field and ``<dim>_bnds`` (dim, bnds), latitudes ending at the poles; lazy if dask-backed.
-
-        Examples
-        --------
-        >>> import xsuperres as xsr
-        >>> sorted(xsr.testing.toy_field(time=1, y=8, x=8).sr.with_bounds().data_vars)
-        ['lat_bnds', 'lon_bnds', 'tas']
-        """
-        from xsuperres.fields.labels import with_bounds
-
-        return with_bounds(self._da)
+        return describe(self._fields()[0], scale, chosen)

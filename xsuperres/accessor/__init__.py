@@ -1,0 +1,5 @@
+"""The ``.sr`` accessors; importing this registers them."""
+
+from xsuperres.accessor.registered import DatasetSuperResolutionAccessor, SuperResolutionAccessor
+
+__all__ = ["DatasetSuperResolutionAccessor", "SuperResolutionAccessor"]

@@ -1,0 +1,264 @@
+"""Explicit pairs of coarse and fine data: joined in time, brought onto one pair of grids.
+
+Labelled arrays in and out; lazy but for a check on a sample of times.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+
+from xsuperres.errors import DataError, GridError, XSuperResWarning
+from xsuperres.fields.axes import Axis
+from xsuperres.fields.grid import Grid, Location, find_axes, grid_of
+from xsuperres.fields.regrid import overlap_weights, regrid
+from xsuperres.fields.resample import coarsen
+
+__all__ = ["Paired", "covered_part", "paired", "ratio"]
+
+logger = logging.getLogger(__name__)
+_TOLERANCE = 1e-3  # of a cell
+_SYNCHRONOUS = 0.3  # least correlation of departures from the seasonal cycle
+_SAMPLE = 120  # times that are looked at
+
+
+@dataclass(frozen=True, eq=False)
+class Paired:
+    """Coarse and fine fields on the same times and on grids that fit.
+
+    `margin` counts the coarse cells around the fine data (south, north, west, east) that are context: there the fine
+    fields are NaN. `regridded` says that coarse cells were not blocks of fine ones.
+    """
+
+    coarse: tuple[xr.DataArray, ...]
+    fine: tuple[xr.DataArray, ...]
+    margin: tuple[int, int, int, int] = (0, 0, 0, 0)
+
+
+def ratio(coarse: xr.DataArray, fine: xr.DataArray) -> int:
+    """Return how many fine cells a coarse cell spans along each axis.
+
+    Raises
+    ------
+    GridError
+        If it is not (nearly) one whole number of at least 2 on both axes.
+    """
+    outer, inner = grid_of(coarse), grid_of(fine)
+    found = [a.spacing / b.spacing for a, b in ((outer.y, inner.y), (outer.x, inner.x))]
+    whole = [round(value) for value in found]
+    if whole[0] != whole[1] or whole[0] < 2 or any(abs(f - w) > 0.02 * w for f, w in zip(found, whole, strict=True)):
+        raise GridError(
+            f"A cell of the coarse data ({outer.describe()}) spans {found[0]:.4g} x {found[1]:.4g} cells of the target "
+            f"({inner.describe()}); expected the same whole number of at least 2 on both axes. Pass scale= and data on "
+            "grids of that ratio."
+        )
+    return whole[0]
+
+
+def paired(coarse: Sequence[xr.DataArray], fine: Sequence[xr.DataArray], scale: int, *, reach: int = 0) -> Paired:
+    """Join coarse and fine fields.
+
+    Parameters
+    ----------
+    coarse, fine : sequence of DataArray
+        One pair per variable; fine ones may lack members, and are then the truth of each.
+    scale : int
+        Fine cells per coarse cell.
+    reach : int
+        Coarse cells beyond the fine domain that are kept as context, where there are any.
+
+    Raises
+    ------
+    DataError
+        If no time is common to both.
+    GridError
+        If the coarse data do not cover a block of fine cells.
+    """
+    coarse, fine = _joined(list(coarse), list(fine))
+    source, inner = grid_of(coarse[0]), grid_of(fine[0])
+    kept = {axis.dim: _blocks(axis, outer, scale) for axis, outer in ((inner.y, source.y), (inner.x, source.x))}
+    fine = [da.isel({dim: _stored(axis, kept[dim]) for dim, axis in _axes(inner)}) for da in fine]
+    inner = grid_of(fine[0])
+    margin = _margin(inner, source, scale, reach)
+    fine = [_padded(da, inner, margin, scale) for da in fine]
+    blocks = grid_of(fine[0]).coarsen(scale)
+    same = source.locate(blocks) is not None
+    if not same:
+        logger.info("Coarse data (%s) are brought conservatively onto %s.", source.describe(), blocks.describe())
+    coarse = [regrid(da, blocks, method=None if same else "conservative") for da in coarse]
+    for made, true in zip(coarse, fine, strict=True):
+        _warn_unless_synchronous(made, true, scale)
+    return Paired(tuple(coarse), tuple(fine), margin)
+
+
+def covered_part(source: Grid, target: Grid) -> Grid:
+    """Return the largest stretch of rows and columns of `target` that `source` covers.
+
+    Raises
+    ------
+    GridError
+        If there is none.
+    """
+    kept = []
+    for outer, axis in ((source.y, target.y), (source.x, target.x)):
+        covered = overlap_weights(outer, axis).sum(axis=1) >= 1 - _TOLERANCE
+        if not covered.any():
+            raise GridError(f"The data ({source.describe()}) do not cover any cell of {target.describe()}.")
+        kept.append(np.arange(axis.size)[_longest(covered)])
+    return target.crop(Location(*kept))
+
+
+def _axes(grid: Grid) -> list[tuple[str, Axis]]:
+    return [(grid.y.dim, grid.y), (grid.x.dim, grid.x)]
+
+
+def _joined(coarse: list[xr.DataArray], fine: list[xr.DataArray]) -> tuple[list[xr.DataArray], list[xr.DataArray]]:
+    """Return the fields at the times that both have."""
+    outer, inner = find_axes(coarse[0]).time, find_axes(fine[0]).time
+    if outer is None or inner is None or outer not in coarse[0].indexes or inner not in fine[0].indexes:
+        return coarse, fine
+    fine = [da.rename({inner: outer}) if inner != outer else da for da in fine]
+    times = coarse[0].indexes[outer], fine[0].indexes[outer]
+    common = times[0].intersection(times[1])
+    if not len(common):
+        raise DataError(
+            f"No time is common to the coarse data ({times[0][0]} to {times[0][-1]}) and the target ({times[1][0]} to "
+            f"{times[1][-1]}); check periods, calendars and hours."
+        )
+    if len(common) < len(times[0]):
+        logger.info("%d of %d coarse times have a target.", len(common), len(times[0]))
+    return [da.sel({outer: common}) for da in coarse], [da.sel({outer: common}) for da in fine]
+
+
+def _blocks(inner: Axis, outer: Axis, scale: int) -> np.ndarray:
+    """Return the canonical fine cells that make whole blocks, under coarse cells if possible, covered by them."""
+    first = _offset(inner, outer, scale)
+    count = (inner.size - first) // scale
+    if not count:
+        raise GridError(f"The target has {inner.size} cells along {inner.dim!r}, fewer than scale={scale}.")
+    cells = first + np.arange(count * scale)
+    blocks = inner.take(cells).coarsen(scale)
+    covered = overlap_weights(outer, blocks).sum(axis=1) >= 1 - _TOLERANCE
+    if not covered.any():
+        raise GridError(
+            f"The coarse data do not cover the target along {inner.dim!r}: {outer.lower[0]:g} to {outer.upper[-1]:g} "
+            f"against {inner.lower[0]:g} to {inner.upper[-1]:g}."
+        )
+    return cells.reshape(-1, scale)[_longest(covered)].ravel()
+
+
+def _offset(inner: Axis, outer: Axis, scale: int) -> int:
+    """Return the first fine cell of a block that is a coarse cell; 0 if none is."""
+    for first in range(min(scale, inner.size - scale + 1)):
+        groups = np.lib.stride_tricks.sliding_window_view(inner.centres[first:], scale)[::scale]
+        gap = groups.mean(axis=1)[:, None] - outer.centres[None, :]
+        gap = (gap + 180.0) % 360.0 - 180.0 if inner.kind == "longitude" else gap
+        if (np.abs(gap) < _TOLERANCE * outer.spacing).any():
+            return first
+    return 0
+
+
+def _longest(covered: np.ndarray) -> slice:
+    """Return the longest run of True."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], covered.astype(int), [0]])))
+    runs = edges.reshape(-1, 2)
+    start, stop = runs[np.argmax(runs[:, 1] - runs[:, 0])]
+    return slice(int(start), int(stop))
+
+
+def _stored(axis: Axis, canonical: np.ndarray) -> np.ndarray:
+    """Return the stored positions of canonical cells, in stored order."""
+    return np.sort(np.arange(axis.size)[axis.order][canonical])
+
+
+def _margin(inner: Grid, source: Grid, scale: int, reach: int) -> tuple[int, int, int, int]:
+    """Return how many coarse cells of context there are beyond the fine grid, south, north, west and east."""
+    flat = all(len(c.dims) == 1 for name, c in inner.coords.variables.items() if name in ("lat", "lon"))
+    if not reach or not flat:
+        return 0, 0, 0, 0
+    sides = []
+    for axis, outer in ((inner.y, source.y), (inner.x, source.x)):
+        blocks = axis.coarsen(scale)
+        for step in (-1, 1):
+            sides.append(0 if axis.periodic else _context(blocks, outer, step, reach))
+    return sides[0], sides[1], sides[2], sides[3]
+
+
+def _context(blocks: Axis, outer: Axis, step: int, reach: int) -> int:
+    """Return how many more blocks on one side the coarse axis covers, at most `reach`."""
+    low, high = blocks.lower.min(), blocks.upper.max()
+    for count in range(reach):
+        edge = low - (count + 1) * blocks.spacing if step < 0 else high + count * blocks.spacing
+        centre, lower, upper = (np.array([edge + part * blocks.spacing]) for part in (0.5, 0.0, 1.0))
+        beyond = Axis(blocks.dim, blocks.name, blocks.kind, centre, lower, upper)
+        outside = blocks.kind == "latitude" and (edge < -90 - 1e-9 or edge + blocks.spacing > 90 + 1e-9)
+        if outside or overlap_weights(outer, beyond).sum() < 1 - _TOLERANCE:
+            return count
+    return reach
+
+
+def _padded(da: xr.DataArray, grid: Grid, margin: tuple[int, int, int, int], scale: int) -> xr.DataArray:
+    """Return a fine field with NaN, and coordinates that go on evenly, around it."""
+    if not any(margin):
+        return da
+    widths = {}
+    for (dim, axis), (before, after) in zip(_axes(grid), (margin[:2], margin[2:]), strict=True):
+        ends = (after, before) if axis.flipped else (before, after)
+        widths[dim] = (ends[0] * scale, ends[1] * scale)
+    statics = {n: c for n, c in da.coords.items() if set(c.dims) == set(grid.dims)}
+    padded = da.drop_vars(list(statics)).pad(widths, constant_values=np.nan)
+    for dim, axis in _axes(grid):
+        step = -axis.spacing if axis.flipped else axis.spacing
+        values = np.asarray(da[axis.name].values, dtype=np.float64)
+        before, after = widths[dim]
+        line = np.concatenate(
+            [values[0] - step * np.arange(before, 0, -1), values, values[-1] + step * np.arange(1, after + 1)]
+        )
+        padded = padded.assign_coords({axis.name: (dim, line.astype(da[axis.name].dtype), da[axis.name].attrs)})
+    planes = {name: c.variable.pad(widths, mode="edge") for name, c in statics.items()}
+    return padded.assign_coords(planes)
+
+
+def _warn_unless_synchronous(coarse: xr.DataArray, fine: xr.DataArray, scale: int) -> None:
+    """Warn where coarse and target do not vary together: a free-running model is not the weather of its dates."""
+    time = find_axes(coarse).time
+    if time is None or time not in coarse.dims or coarse.sizes[time] < 8:
+        return
+    every = np.unique(np.linspace(0, coarse.sizes[time] - 1, _SAMPLE).astype(int))
+    made, true = (da.isel({time: every}) for da in (coarse, fine))
+    true = coarsen(true, scale)
+    lead = [dim for dim in made.dims if dim not in true.dims]
+    made = made.isel(dict.fromkeys(lead, 0)).transpose(*true.dims)
+    axis = true.get_axis_num(time)
+    values = [_departures(np.asarray(da.values, np.float64), made, time, axis) for da in (made, true)]
+    valid = np.isfinite(values[0]) & np.isfinite(values[1])
+    a, b = (v[valid] - v[valid].mean() if valid.any() else v[valid] for v in values)
+    size = float(np.sqrt((a**2).sum() * (b**2).sum()))
+    found = float((a * b).sum()) / size if size > 0 else 0.0
+    if found < _SYNCHRONOUS:
+        warnings.warn(
+            f"{coarse.name!r} and the coarsened target correlate by {found:.2f} only, less the seasonal cycle: they "
+            "seem not to be of the same weather (a free-running model?), and pairs of times teach nothing then. Train "
+            "on the fine data alone (perfect prognosis) instead.",
+            XSuperResWarning,
+            stacklevel=5,
+        )
+
+
+def _departures(values: np.ndarray, da: xr.DataArray, time: str, axis: int) -> np.ndarray:
+    """Return values less the mean of each cell and calendar month."""
+    months = da[time].dt.month.values if hasattr(da[time], "dt") and da[time].dtype.kind in "MO" else None
+    groups = np.zeros(da.sizes[time], int) if months is None else months
+    out = values.copy()
+    for month in np.unique(groups):
+        index = [slice(None)] * values.ndim
+        index[axis] = groups == month
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # cells without data
+            out[tuple(index)] -= np.nanmean(values[tuple(index)], axis=axis, keepdims=True)
+    return out

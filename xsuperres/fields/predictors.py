@@ -1,0 +1,90 @@
+"""Predictors: other variables, brought to the coarse grid and the times of the data.
+
+Labelled arrays in and out; lazy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import xarray as xr
+
+from xsuperres.errors import DataError
+from xsuperres.fields.checks import check_values
+from xsuperres.fields.grid import Grid, find_axes
+from xsuperres.fields.regrid import regrid
+
+__all__ = ["PredictorsLike", "named_predictors", "on_coarse"]
+
+PredictorsLike = xr.Dataset | xr.DataArray | Sequence[xr.Dataset | xr.DataArray]
+
+
+def named_predictors(given: PredictorsLike | None) -> dict[str, xr.DataArray]:
+    """Return the fields of ``predictors=`` by name.
+
+    Raises
+    ------
+    DataError
+        If one has no name, or a name comes twice.
+    """
+    parts = [given] if isinstance(given, (xr.Dataset, xr.DataArray)) else list(given or ())
+    found: dict[str, xr.DataArray] = {}
+    for part in parts:
+        if not isinstance(part, (xr.Dataset, xr.DataArray)):
+            raise DataError(f"predictors= takes Datasets and DataArrays, got {type(part).__name__}.")
+        fields = part.data_vars.values() if isinstance(part, xr.Dataset) else [part]
+        for da in fields:
+            if da.name is None or str(da.name) in found:
+                raise DataError(f"Predictors need names of their own, got {da.name!r}; use .rename(...).")
+            found[str(da.name)] = da
+    return found
+
+
+def on_coarse(da: xr.DataArray, coarse: Grid, like: xr.DataArray) -> xr.DataArray:
+    """Return a predictor on the coarse grid, at the times of `like`; lazy if dask-backed.
+
+    Parameters
+    ----------
+    da : DataArray
+        On any grid that covers the coarse one: the same cells are taken as they are, finer ones averaged
+        conservatively, coarser ones interpolated. Dims other than horizontal ones are those of `like`, or fewer.
+
+    Raises
+    ------
+    DataError
+        If times or other coordinates of `like` are missing.
+    GridError
+        If it does not cover the coarse grid.
+    """
+    check_values(da)
+    names, own = find_axes(da), find_axes(like)
+    if names.time is not None and own.time is not None and names.time != own.time:
+        da = da.rename({names.time: own.time})
+    lead = [dim for dim in da.dims if dim not in (names.y, names.x)]
+    extra = [str(dim) for dim in lead if dim not in like.dims]
+    if extra:
+        raise DataError(f"Predictor {da.name!r} has dims {extra} that the data lack; select or average them.")
+    for dim in lead:
+        da = _at(da, str(dim), like)
+    return regrid(da, coarse)
+
+
+def _at(da: xr.DataArray, dim: str, like: xr.DataArray) -> xr.DataArray:
+    """Return `da` at the coordinate values of `like` along `dim`."""
+    if dim not in like.coords or dim not in da.coords:
+        if da.sizes[dim] != like.sizes[dim]:
+            raise DataError(
+                f"Predictor {da.name!r} has {da.sizes[dim]} steps along {dim!r}, the data {like.sizes[dim]}; give both "
+                "coordinates."
+            )
+        return da
+    wanted, index = like.indexes[dim], da.indexes[dim]
+    where = index.get_indexer(wanted)
+    if (where < 0).any():
+        lost = wanted[where < 0]
+        raise DataError(
+            f"Predictor {da.name!r} lacks {len(lost)} of {len(wanted)} values of {dim!r}, the first {lost[0]}; it must "
+            "cover those of the data."
+        )
+    return da if np.array_equal(where, np.arange(len(index))) else da.isel({dim: where})

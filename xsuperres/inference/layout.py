@@ -1,0 +1,160 @@
+"""Coarse fields laid out as one array for the tiles, and how its axes are tiled.
+
+Labelled arrays in, a lazy or eager array out.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from xsuperres.errors import ConfigError, DataError, XSuperResWarning
+from xsuperres.fields.checks import is_lazy
+from xsuperres.fields.grid import Grid
+from xsuperres.fields.resample import plane_plans
+from xsuperres.fields.stack import stacked
+from xsuperres.fields.times import calendar_features, segments
+from xsuperres.inference.tile import Tile
+from xsuperres.model.artefact import SRModel
+from xsuperres.tiles import AxisPlan, map_tiles, split
+
+__all__ = ["MEMBER", "Layout"]
+
+MEMBER = "member"
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """The coarse data as one array for the tiles: (others..., [time], [variables], y, x), in canonical order.
+
+    Time comes last among the leading dims where the network is told of it, variables are an axis where there are
+    several, members are the first axis.
+    """
+
+    values: xr.DataArray
+    dims: tuple[str, ...]
+    stacked: bool
+    steps: tuple[int, np.ndarray] | None
+    model: SRModel
+    coarse: Grid
+    members: int | None
+
+    @classmethod
+    def of(
+        cls,
+        fields: Sequence[xr.DataArray],
+        predictors: Sequence[xr.DataArray],
+        model: SRModel,
+        coarse: Grid,
+        members: int | None,
+    ) -> Layout:
+        """Return the layout of coarse fields, and predictors on the same cells."""
+        first = fields[0]
+        lead = [str(dim) for dim in first.dims if dim not in coarse.dims]
+        told = model.data.calendar or model.spec.time_window is not None
+        if told:
+            if coarse.time not in lead:
+                raise DataError(f"The model needs a time dimension; the data have {tuple(map(str, first.dims))}.")
+            lead = [*(dim for dim in lead if dim != coarse.time), str(coarse.time)]
+        everything = [*fields, *predictors]
+        stacked_fields = len(everything) > 1
+        values = (
+            stacked(everything, coarse, lead, {dim: first.sizes[dim] for dim in lead})
+            if stacked_fields
+            else coarse.canonical(first).transpose(*lead, *coarse.dims)
+        )
+        if members is not None:
+            if MEMBER in lead:
+                raise ConfigError(f"The data have a dimension {MEMBER!r} already; rename it before members={members}.")
+            values = values.expand_dims({MEMBER: members})
+            lead = [MEMBER, *lead]
+        steps = (len(lead) - 1, _steps_of(first, str(coarse.time), model)) if told else None
+        return cls(values, (*lead, *coarse.dims), stacked_fields, steps, model, coarse, members)
+
+    def mapped(self, tile: Tile) -> Any:
+        """Return the fine data."""
+        plans, data = self.plans(), self.values.data
+        if is_lazy(self.values):
+            data = _merged(_whole(data, self.model, self.values.dtype), plans)
+            return map_tiles(tile, data, plans, dtype=self.values.dtype, name="downscale", token=tile, along=self.steps)
+        lead = _lead_tiles(self.values.shape, len(self.dims) - 2, self.model, tile.memory_budget)
+        chunks = [*lead, *((size,) for size in self.values.shape[len(lead) :])]
+        return map_tiles(tile, data, plans, dtype=self.values.dtype, chunks=chunks, along=self.steps)
+
+    def plans(self) -> list[AxisPlan]:
+        """Return how the axes are tiled."""
+        model = self.model
+        plans = plane_plans(len(self.dims), self.coarse, model.reach, model.scale)
+        if model.spec.time_window is not None:
+            plans[-3] = AxisPlan(halo=model.time_halo, consumed=True)
+        if self.stacked:
+            plans.insert(len(plans) - 2, AxisPlan(count=len(model.targets)))
+        return plans
+
+    def parts(self, data: Any) -> list[Any]:
+        """Return the fine data of each target."""
+        return [data[..., index, :, :] for index in range(len(self.model.targets))] if self.stacked else [data]
+
+    def like(self, da: xr.DataArray) -> xr.DataArray:
+        """Return what the result is labelled like: `da`, with members."""
+        return da if self.members is None else da.expand_dims({MEMBER: np.arange(self.members)})
+
+
+def _steps_of(da: xr.DataArray, time: str, model: SRModel) -> np.ndarray:
+    """Return segment and calendar of every step, (steps, 1 + features)."""
+    columns = [np.zeros(da.sizes[time]) if model.spec.time_window is None else segments(da, time)]
+    if model.data.calendar:
+        columns.extend(calendar_features(da, time).T)
+    return np.stack(columns, axis=1).astype(np.float64)
+
+
+def _whole(data: Any, model: SRModel, dtype: np.dtype) -> Any:
+    """Return dask data in one chunk along y and x, where the network looks at the whole domain."""
+    if not model.network.global_context or all(len(data.chunks[axis]) == 1 for axis in (-2, -1)):
+        return data
+    whole = data.rechunk({data.ndim - 2: -1, data.ndim - 1: -1})
+    size = math.prod(max(sizes) for sizes in whole.chunks) * dtype.itemsize * model.scale**2
+    warnings.warn(
+        "The network looks at the whole domain (attention='channel'), which cannot be tiled in y and x: chunks are "
+        f"merged there, and one block of the result takes {size / 2**20:.3g} MiB. Chunk in time instead.",
+        XSuperResWarning,
+        stacklevel=6,
+    )
+    return whole
+
+
+def _merged(data: Any, plans: list[AxisPlan]) -> Any:
+    """Return dask data whose chunks are no smaller than the halo."""
+    sizes = {}
+    for axis, plan in enumerate(plans):
+        chunks, least = data.chunks[axis], max(plan.halo)
+        if len(chunks) > 1 and min(chunks) < least:
+            count = max(1, sum(chunks) // max(2 * least, max(chunks)))
+            sizes[axis] = split(sum(chunks), -(-sum(chunks) // count))
+    if not sizes:
+        return data
+    warnings.warn(
+        f"Chunks of {[min(data.chunks[a]) for a in sizes]} cells are smaller than the model's halo of "
+        f"{[max(plans[a].halo) for a in sizes]}; they are merged. Larger chunks in y and x are faster.",
+        XSuperResWarning,
+        stacklevel=5,
+    )
+    return data.rechunk(sizes)
+
+
+def _lead_tiles(shape: tuple[int, ...], count: int, model: SRModel, budget: int) -> list[tuple[int, ...]]:
+    """Return chunks of the leading axes of in-memory data, so that a block's result is a part of the budget."""
+    fields = max(1, budget // 4 // max(1, math.prod(shape[count:]) * model.scale**2 * 8))
+    least = 8 * sum(model.time_halo)  # else many frames are encoded twice
+    chunks: list[tuple[int, ...]] = []
+    for size in reversed(shape[:count]):
+        largest, least = max(fields, least), 0
+        chunks.insert(0, split(size, largest) if size else (0,))
+        fields = max(1, fields // max(1, size))
+    return chunks
