@@ -89,7 +89,7 @@ def measure(cases: list[tuple[str, str, int, float]], workers: int, path: str | 
         for future in tqdm.tqdm(as_completed(pending), total=len(pending), unit="fit"):
             case = pending[future]
             names = dict(zip(("case", "split", "seed", "budget"), case, strict=True))
-            found[case] = {**names, **future.result()}
+            found[case] = {**future.result(), **names}
             if path:
                 Path(path).write_text(json.dumps(list(found.values()), indent=1) + "\n")
     return [found[case] for case in cases]
