@@ -33,7 +33,7 @@ from xsuperres.errors import (
     XSuperResError,
     XSuperResWarning,
 )
-from xsuperres.model.file import model_from_bytes, model_to_bytes
+from xsuperres.model.file import FORMAT_VERSION, model_from_bytes, model_to_bytes
 from xsuperres.testing import toy_field
 
 QUICK = {
@@ -512,7 +512,7 @@ def test_unknown_names_elsewhere(fine, kind, operation, meant):
         lambda da: da.sr.fit(2, lr=1e-3),
         lambda da: da.sr.fit(2, epochs=3),
         lambda da: da.sr.fit(2, target=da),
-        lambda da: da.sr.downscale(scale=2, members=4),
+        lambda da: da.sr.downscale(scale=2, member=4),
         lambda da: da.sr.downscale(scale=2, tta=True),
         lambda da: da.sr.coarsen(2, how="mean"),
         lambda da: da.sr.interpolate(2, order=3),
@@ -701,23 +701,26 @@ def test_tensors_cannot_be_swapped(content):
     """Two tensors of one shape exchange names: same bytes, another model."""
     tensors = safetensors.torch.load(content)
     header = json.loads(content[8 : header_size(content)])["__metadata__"]
-    tensors["baselines.slope"], tensors["baselines.intercept"] = (
-        tensors["baselines.intercept"],
-        tensors["baselines.slope"],
+    tensors["targets.0.slope"], tensors["targets.0.intercept"] = (
+        tensors["targets.0.intercept"],
+        tensors["targets.0.slope"],
     )
     with refused(ModelFileError, OSError, "altered"):
         model_from_bytes(safetensors.torch.save(tensors, metadata=header))
 
 
-@pytest.mark.parametrize("change", [{"scale": 4}, {"scaling": {"mean": 0.0, "sd": 1.0}}, {"halo": 0}, {"sha256": None}])
+@pytest.mark.parametrize(
+    "change",
+    [{"scale": 4}, {"targets": [{"scaling": {"mean": 0.0, "sd": 1.0}}]}, {"halo": 0}, {"sha256": None}],
+)
 def test_a_header_cannot_be_edited(content, change):
     with refused(ModelFileError, OSError, "altered", "sha256"):
         model_from_bytes(with_header(content, **change))
 
 
-@pytest.mark.parametrize("version", [2, 99])
+@pytest.mark.parametrize("version", [FORMAT_VERSION + 1, 99])
 def test_a_newer_format(content, version):
-    words = (f"format {version}", "up to 1", "upgrade xsuperres", "written by xsuperres")
+    words = (f"format {version}", f"up to {FORMAT_VERSION}", "upgrade xsuperres", "written by xsuperres")
     with refused(ModelFileError, OSError, *words):
         model_from_bytes(with_header(content, format=version))
 

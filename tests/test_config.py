@@ -12,6 +12,7 @@ import pytest
 
 import xsuperres as xsr
 from xsuperres.config import (
+    AdversarialConfig,
     DataConfig,
     NetworkConfig,
     OptimizationConfig,
@@ -21,7 +22,7 @@ from xsuperres.config import (
 )
 from xsuperres.errors import ConfigError, UnknownNameError
 
-KINDS = (NetworkConfig, DataConfig, SamplingConfig, OptimizationConfig)
+KINDS = (NetworkConfig, DataConfig, SamplingConfig, AdversarialConfig, OptimizationConfig)
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
@@ -89,6 +90,7 @@ def test_resolve_refuses_other_settings():
         (NetworkConfig, "widht", "width"),
         (DataConfig, "domian", "domain"),
         (SamplingConfig, "patchsize", "patch_size"),
+        (AdversarialConfig, "noize", "noise"),
         (OptimizationConfig, "max_step", "max_steps"),
     ],
 )
@@ -113,6 +115,7 @@ INTEGERS = [
     (SamplingConfig, "patch_size", 2),
     (SamplingConfig, "batch_size", 1),
     (SamplingConfig, "memory_budget", 1),
+    *[(AdversarialConfig, name, least) for name, least in (("width", 1), ("depth", 1), ("noise", 0))],
     *[(OptimizationConfig, name, 1) for name in ("max_steps", "max_epochs", "validations", "patience")],
 ]
 
@@ -127,19 +130,28 @@ def test_integers(kind, name, least):
 
 
 OPTIONAL = [
+    *[(NetworkConfig, n) for n in ("output_activation", "normalization", "attention", "dropout", "skip")],
+    *[(DataConfig, n) for n in ("transform", "valid_min", "valid_max")],
     (SamplingConfig, "patch_size"),
     *[(OptimizationConfig, n) for n in ("max_steps", "max_epochs", "max_seconds", "max_cpu_seconds", "patience")],
 ]
 
 
+NAMES = [
+    (NetworkConfig, "activation"),
+    (AdversarialConfig, "discriminator"),
+    (OptimizationConfig, "loss"),
+    (OptimizationConfig, "device"),
+]
+
+
 def test_what_may_be_none_and_what_may_not():
     """Every other field refuses None with the clear error, not with a TypeError from a comparison."""
-    optional = {(kind, name) for kind, name in OPTIONAL} | {(NetworkConfig, "skip")}
     for kind in KINDS:
         for field in dataclasses.fields(kind):
-            if (kind, field.name) in optional:
+            if (kind, field.name) in OPTIONAL:
                 assert getattr(kind(**{field.name: None}), field.name) is None
-            elif field.name not in ("activation", "loss", "device"):  # names are resolved where they are built
+            elif (kind, field.name) not in NAMES:  # names are resolved where they are built
                 with pytest.raises((ConfigError, UnknownNameError)):
                     kind(**{field.name: None})
 

@@ -282,6 +282,7 @@ def _finished(model: SRModel, trained: Trained, material: Material, settings: Fi
         steps=trained.steps,
         cpu_seconds=round(clock.cpu_seconds(), 2),
         validation_kind=material.holdout.kind,
+        adversarial=settings.training == "adversarial",
         validation=trained.score,
         history=trained.history,
         settings=plain({"sampling": asdict(settings.sampling), "optimization": asdict(settings.optimization)}),

@@ -19,7 +19,7 @@ from xsuperres.errors import (
     UnitsError,
     XSuperResWarning,
 )
-from xsuperres.inference import chunked
+from xsuperres.inference import tile
 from xsuperres.testing import toy_field
 
 
@@ -44,17 +44,17 @@ def test_tiles_of_the_memory_budget_equal_the_whole(make_model, check, monkeypat
     """Also where one dask chunk is far larger than the budget."""
     toy = make_model(upsampling=upsampling, coarse=(24, 96), periodic=periodic)
     whole = toy.coarse.sr.downscale(toy.model)
-    calls, true_apply = [], chunked.apply
+    calls, true_apply = [], tile.apply
 
-    def spy(prepared, block, rows, columns, **options):
-        calls.append(block.shape)
-        return true_apply(prepared, block, rows, columns, **options)
+    def spy(prepared, frames, **options):
+        calls.append(frames.values.shape)
+        return true_apply(prepared, frames, **options)
 
-    monkeypatch.setattr(chunked, "apply", spy)
+    monkeypatch.setattr(tile, "apply", spy)
     with xsr.set_options(memory_budget=2**20):
         tiled = (toy.coarse.chunk(lat=-1, lon=-1) if lazy else toy.coarse).sr.downscale(toy.model)
     tiled = tiled.compute() if lazy else tiled
-    assert len(calls) > 1 and max(shape[1] * shape[2] for shape in calls) < 24 * 96
+    assert len(calls) > 1 and max(shape[-2] * shape[-1] for shape in calls) < 24 * 96
     assert tiled.chunks is None
     check.same_numbers(tiled, whole, toy.model.scaling.sd)
 

@@ -73,13 +73,13 @@ class Run:
         self.losses, self.on_step = losses, on_step
         self.config = OptimizationConfig(averaging=0.0, **config)
 
-    def step(self, batch, rate):
+    def step(self, batch, rate, share):
         self.rates.append(rate)
         if self.on_step is not None:
             self.on_step(len(self.rates))
         with torch.no_grad():
             self.network.at += 1
-        return torch.tensor(1.0 if self.losses is None else self.losses(len(self.rates)))
+        return {"loss": torch.tensor(1.0 if self.losses is None else self.losses(len(self.rates)))}
 
     def validate(self, network):
         self.validated.append(float(network.at))
@@ -447,11 +447,11 @@ def test_ctrl_c_in_fit_gives_a_model_that_downscales(fine, monkeypatch):
 
     true_call, calls = SupervisedStep.__call__, []
 
-    def interrupted(self, batch, rate):
+    def interrupted(self, batch, rate, share):
         calls.append(rate)
         if len(calls) == 5:
             raise KeyboardInterrupt
-        return true_call(self, batch, rate)
+        return true_call(self, batch, rate, share)
 
     monkeypatch.setattr(SupervisedStep, "__call__", interrupted)
     with pytest.warns(XSuperResWarning, match="interrupted after 4 steps"):

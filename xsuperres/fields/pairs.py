@@ -32,7 +32,7 @@ class Paired:
     """Coarse and fine fields on the same times and on grids that fit.
 
     `margin` counts the coarse cells around the fine data (south, north, west, east) that are context: there the fine
-    fields are NaN. `regridded` says that coarse cells were not blocks of fine ones.
+    fields are NaN.
     """
 
     coarse: tuple[xr.DataArray, ...]

@@ -39,7 +39,8 @@ def stacked(fields: Sequence[xr.DataArray], grid: Grid, lead: Sequence[str], siz
         joined = planes[0].set_dims({VARIABLE: 1, **dict(zip(planes[0].dims, planes[0].shape, strict=True))})
     else:
         joined = xr.Variable.concat(planes, VARIABLE)
-    return xr.DataArray(joined.transpose(*order))
+    joined = joined.transpose(*order)
+    return xr.DataArray(joined.chunk({VARIABLE: -1}) if joined.chunks else joined)
 
 
 def check_together(fields: Sequence[xr.DataArray]) -> None:

@@ -126,9 +126,10 @@ def _brought(fields: Sequence[xr.DataArray], model: SRModel) -> Sequence[xr.Data
     given = grid_of(fields[0])
     if not model.paired or model.coarse_grid.locate(given) is not None:
         return fields
-    target = covered_part(given, model.coarse_grid)
+    target = named_like(covered_part(given, model.coarse_grid), given)
     logger.info("Coarse data (%s) are brought conservatively onto %s.", given.describe(), target.describe())
-    return [regrid(da, target, method="conservative") for da in fields]
+    turned = {axis.dim: slice(None, None, -1) for axis in (given.y, given.x) if axis.flipped}
+    return [regrid(da, target, method="conservative").isel(turned) for da in fields]
 
 
 def _check_settings(model: SRModel, members: int | None, batch_size: int | None, device: str, mask: Mask) -> None:

@@ -101,16 +101,13 @@ class Validator:
 
     def _baseline(self) -> dict[str, np.ndarray]:
         """Return the RMSE of bicubic and of the linear baseline, by variable, and note the variables' spread."""
-        count, model = len(self.model.targets), self.model
-        names = ["bicubic", "linear"] if all(t.transform.kind is None for t in model.targets) else ["bicubic"]
-        sums = {name: np.zeros(count) for name in names}
+        count = len(self.model.targets)
+        sums = {name: np.zeros(count) for name in ("bicubic", "linear")}
         total, first, second = np.zeros(count), np.zeros(count), np.zeros(count)
-        correction = model.linear_correction[:, *self.window]
         for fields, bicubic in self._all():
             error, size = self._squares(fields, bicubic, bicubic)
             sums["bicubic"] += error
-            if "linear" in sums:
-                sums["linear"] += self._squares(fields, bicubic, self._linear(fields, bicubic, correction))[0]
+            sums["linear"] += self._squares(fields, bicubic, self._linear(fields, bicubic))[0]
             total += size
             first += self._squares(fields, bicubic, np.zeros_like(bicubic))[0]
             weight = self.weight * (np.isfinite(fields.target) & np.isfinite(bicubic))
@@ -120,13 +117,16 @@ class Validator:
         self.spread = np.sqrt(np.maximum(first / total - (second / total) ** 2, 1e-30))
         return {name: np.sqrt(value / total) for name, value in sums.items()}
 
-    def _linear(self, fields: Fields, bicubic: np.ndarray, correction: np.ndarray) -> np.ndarray:
-        """Return the linear baseline in the variables' units, where they are not transformed."""
-        offsets = self.model.channels.offsets
-        if offsets is None:
+    def _linear(self, fields: Fields, bicubic: np.ndarray) -> np.ndarray:
+        """Return the linear baseline in the variables' units."""
+        channels, window = self.model.channels, self.window
+        correction = self.model.linear_correction[:, *window]
+        if channels.offsets is None and all(transform.kind is None for transform in channels.transforms):
             return bicubic + correction
-        below = self.blocks.bicubic(offsets[0])[:, *self.window]
-        return bicubic - below + offsets[1][:, *self.window] + correction
+        mean, sd = (np.array(n[: channels.targets])[:, None, None] for n in (channels.mean, channels.sd))
+        linear = self.blocks.transformed_bicubic(fields, channels)[..., *window] + correction
+        offset = None if channels.offsets is None else torch.from_numpy(channels.offsets[1][:, *window])
+        return channels.restored(torch.from_numpy((linear - mean) / sd), offset, torch.float64).numpy()
 
 
 def _extent(line: np.ndarray, scale: int) -> slice:

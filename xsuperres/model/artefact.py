@@ -13,7 +13,7 @@ import numpy as np
 import xarray as xr
 
 from xsuperres.config import DataConfig, of_variable
-from xsuperres.errors import ModelFileError
+from xsuperres.errors import ModelFileError, unknown_name
 from xsuperres.fields.baselines import LinearBaselines, Scaling
 from xsuperres.fields.channels import Channels
 from xsuperres.fields.grid import Grid
@@ -88,6 +88,7 @@ class TrainingRecord:
     steps: int
     cpu_seconds: float
     validation_kind: str
+    adversarial: bool = False
     validation: dict[str, float] = field(default_factory=dict)
     history: dict[str, list[float]] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
@@ -163,6 +164,13 @@ class SRModel:
     def inputs(self) -> tuple[Input, ...]:
         """The variables that the network is shown: targets, then predictors."""
         return (*self.targets, *self.predictors)
+
+    def target(self, name: object) -> Target:
+        """Return the target of that name; that of a single variable whatever its name."""
+        found = [target for target in self.targets if target.variable.name == name]
+        if not found and len(self.targets) > 1:
+            raise unknown_name("variable of the model", name, [str(known) for known in self.names])
+        return found[0] if found else self.targets[0]
 
     @property
     def names(self) -> tuple[str | None, ...]:

@@ -1,9 +1,9 @@
 """Losses: what training makes small, one scalar for a batch of fields.
 
 Torch only, no xarray. The contract: ``loss(prediction, target, weight)`` with (b, c, y, x) tensors, `weight`
-broadcastable to them (cell areas, 0 where the target is missing), gives a scalar: 0 where the fields are equal, greater
-elsewhere. Only ratios of weights count; a cell without weight has no influence, on the value or on a gradient, whatever
-either field holds there. To add one, decorate a function with ``@LOSSES.add("name")``.
+broadcastable to them (cell areas, 0 where the target is missing), gives a scalar: 0 for equal fields, and never less.
+Only ratios of weights count; a cell without weight has no influence, on the value or on a gradient, whatever either
+field holds there. To add one, decorate a function with ``@LOSSES.add("name")``.
 """
 
 from __future__ import annotations

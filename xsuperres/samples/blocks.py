@@ -207,12 +207,14 @@ class FieldBlocks:
         self, fields: Fields, transforms: Sequence[Transform], offsets: tuple[np.ndarray, np.ndarray] | None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return target, coarse and bicubic (n, targets, ...) in transformed units."""
-        target, coarse = fields.target, fields.coarse
-        if any(transform.kind is not None for transform in transforms):
-            target, coarse = (_transformed(values, transforms) for values in (target, coarse))
-        if offsets is not None:
-            coarse, target = coarse - np.float32(offsets[0]), target - np.float32(offsets[1])
+        below, above = (None, None) if offsets is None else offsets
+        target, coarse = _transformed(fields.target, transforms, above), _transformed(fields.coarse, transforms, below)
         return target, coarse, self.bicubic(coarse)
+
+    def transformed_bicubic(self, fields: Fields, channels: Channels) -> np.ndarray:
+        """Return bicubic (n, targets, Y, X) in transformed units."""
+        below = None if channels.offsets is None else channels.offsets[0]
+        return self.bicubic(_transformed(fields.coarse, channels.transforms, below))
 
     def scaled(self, index: int, chosen: np.ndarray, channels: Channels) -> Block:
         """Return some fields of a block as training samples in scaled units."""
@@ -259,5 +261,8 @@ def _per_field(windows: np.ndarray, per_step: int) -> np.ndarray:
     return fields.reshape(-1, windows.shape[1])
 
 
-def _transformed(values: np.ndarray, transforms: Sequence[Transform]) -> np.ndarray:
-    return np.stack([t.forth(values[:, i]) for i, t in enumerate(transforms)], axis=1).astype(values.dtype)
+def _transformed(values: np.ndarray, transforms: Sequence[Transform], offset: np.ndarray | None) -> np.ndarray:
+    """Return targets (n, targets, ...) in transformed units, less an offset (targets, ...)."""
+    if any(transform.kind is not None for transform in transforms):
+        values = np.stack([t.forth(values[:, i]) for i, t in enumerate(transforms)], axis=1).astype(values.dtype)
+    return values if offset is None else values - offset.astype(values.dtype)

@@ -19,7 +19,7 @@ from xsuperres.fields.checks import check_values
 from xsuperres.fields.grid import Grid, Location, grid_of
 from xsuperres.fields.resample import interpolate
 from xsuperres.fields.static import anomalies
-from xsuperres.model.artefact import SRModel
+from xsuperres.model.artefact import SRModel, Target
 from xsuperres.registry import Registry
 from xsuperres.verify.alignment import loaded_coords, on_grid, scale_between, with_dims_of
 from xsuperres.verify.regions import elevation_of, surface_of
@@ -112,6 +112,43 @@ class Ground:
         bicubic = self.interpolated("bicubic")
         return (bicubic + xr.DataArray(plane, dims=self.grid.dims)).astype(bicubic.dtype)
 
+    def trained_on(self, change: Callable[[xr.DataArray], xr.DataArray]) -> xr.DataArray:
+        """Return a change of bicubic in the model's transformed units, brought back; dtype of the coarse field."""
+        bicubic, target = self.interpolated("bicubic"), self.target
+        plain = target.transform.kind is None and target.climatology is None
+        transformed = bicubic if plain else self._transformed()
+        changed = change(transformed).transpose(*bicubic.dims)
+        if not plain:
+            changed = changed + self._climatology(1)
+            changed = xr.apply_ufunc(target.transform.back, changed, dask="parallelized", output_dtypes=[changed.dtype])
+        return changed.astype(bicubic.dtype)
+
+    def _transformed(self) -> xr.DataArray:
+        """Return the interpolation of the transformed coarse field, canonical."""
+        forth = self.target.transform.forth
+        coarse = xr.apply_ufunc(forth, self.coarse, dask="parallelized", output_dtypes=[self.coarse.dtype])
+        own = grid_of(self.coarse)
+        below = self._climatology(0).rename(dict(zip(self.grid.dims, own.dims, strict=True)))
+        restored = own.restored(below, tuple(dim for dim in self.coarse.dims if dim in own.dims))
+        coarse = (coarse - restored.drop_vars(list(restored.coords))).transpose(*self.coarse.dims)
+        fine = interpolate(coarse.astype(self.coarse.dtype), self.scale, method="bicubic", like=self.like)
+        return on_grid(fine, self.grid, what="coarse")
+
+    def _climatology(self, which: int) -> xr.DataArray:
+        """Return the climatology on the coarse (0) or the fine (1) cells of this grid, 0 where there is none."""
+        shape = self.grid.shape if which else tuple(size // self.scale for size in self.grid.shape)
+        plane = np.zeros(shape)
+        if self.target.climatology is not None and self.location is not None:
+            step = 1 if which else self.scale
+            rows, columns = (index[::step] // step for index in (self.location.rows, self.location.columns))
+            plane = np.nan_to_num(self.target.climatology[which][np.ix_(rows, columns)])
+        return xr.DataArray(plane, dims=self.grid.dims)
+
+    @property
+    def target(self) -> Target:
+        """The model's part for this variable."""
+        return self.trained().target(self.coarse.name)
+
     def trained(self) -> SRModel:
         """Return the model, or say why there is none."""
         if self.model is None:
@@ -131,7 +168,7 @@ class Ground:
         if self.location is None:
             raise UndefinedBaselineError("the domain is not (a crop of) the model's own grid")
         where = np.ix_(self.location.rows, self.location.columns)
-        return [getattr(model.baselines, name)[where] for name in names]
+        return [getattr(self.target.baselines, name)[where] for name in names]
 
     def labelled(self, values: xr.DataArray) -> xr.DataArray:
         """Return a canonical field with the coordinates, orientation and order of dims of `like`."""
@@ -182,7 +219,8 @@ def _static_regression(ground: Ground) -> xr.DataArray:
         raise UndefinedBaselineError("the model was trained without static fields")
     planes = xr.Dataset({name: _static_of(ground, model, name) for name in model.static_scaling.names})
     anomaly = anomalies(planes, ground.grid, ground.scale)
-    return ground.plus(np.einsum("s,syx->yx", model.baselines.coefficients, anomaly))
+    correction = np.einsum("s,syx->yx", ground.target.baselines.coefficients, anomaly)
+    return ground.trained_on(lambda bicubic: bicubic + xr.DataArray(correction, dims=ground.grid.dims))
 
 
 def _static_of(ground: Ground, model: SRModel, name: str) -> xr.DataArray:
@@ -200,7 +238,8 @@ def _static_of(ground: Ground, model: SRModel, name: str) -> xr.DataArray:
 def _delta(ground: Ground) -> xr.DataArray:
     """Bicubic + the mean training residual of each cell."""
     (delta,) = ground.per_cell("delta")
-    return ground.plus(np.nan_to_num(delta))
+    plane = xr.DataArray(np.nan_to_num(delta), dims=ground.grid.dims)
+    return ground.trained_on(lambda bicubic: bicubic + plane)
 
 
 @BASELINES.add("regression")
@@ -212,8 +251,7 @@ def _regression(ground: Ground) -> xr.DataArray:
         xr.DataArray(np.where(known, plane, neutral), dims=ground.grid.dims)
         for plane, neutral in ((slope, 1.0), (intercept, 0.0))
     )
-    bicubic = ground.interpolated("bicubic")
-    return (a * bicubic.astype(np.float64) + b).transpose(*bicubic.dims).astype(bicubic.dtype)
+    return ground.trained_on(lambda bicubic: a * bicubic.astype(np.float64) + b)
 
 
 def is_temperature(da: xr.DataArray) -> bool:

@@ -71,7 +71,8 @@ def score(
     model, why_no_model = _model_of(fine, model)
     case = _Case(fine, truth, grid, model, _reduced(fine, grid, dim))
     if model is not None:
-        check_units(xr.DataArray(0.0, attrs={"units": model.variable.units}), fine.attrs.get("units"), what="model")
+        units = model.target(fine.name).variable.units
+        check_units(xr.DataArray(0.0, attrs={"units": units}), fine.attrs.get("units"), what="model")
         _warn_of_overlap(model, truth, grid)
     ground, notes = _ground(case, coarse, why_no_model)
     fields, absent = evaluated(ground, baselines)
