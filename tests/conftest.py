@@ -21,9 +21,16 @@ import xarray as xr
 from hypothesis import Phase, settings
 
 import xsuperres as xsr
+from xsuperres.config import DataConfig, OptimizationConfig
 from xsuperres.errors import ModelFileError, XSuperResWarning
+from xsuperres.fields.channels import Channels
 from xsuperres.fields.grid import grid_of
+from xsuperres.fields.stack import stacked
+from xsuperres.samples.blocks import FieldBlocks, Steps
+from xsuperres.samples.holdout import leading_dim
+from xsuperres.samples.readers import Batch
 from xsuperres.testing import toy_field
+from xsuperres.training.supervised import SupervisedStep
 
 matplotlib.use("Agg")
 settings.register_profile(
@@ -299,6 +306,64 @@ def rotated_field() -> xr.DataArray:
         name="tas",
         attrs={"units": "K", "grid_mapping": "rotated_pole"},
     )
+
+
+def field_blocks(da: xr.DataArray, *, budget: int = 2**40, scale: int = 2, **data) -> FieldBlocks:
+    """Return the blocks of a single variable, made from its own coarsening."""
+    grid = grid_of(da, gaps=True)
+    lead = leading_dim(da, grid)
+    sizes = {lead: da.sizes[lead]} | {dim: da.sizes[dim] for dim in da.dims if dim not in grid.dims}
+    return FieldBlocks(
+        stacked([da], grid, list(sizes), sizes),
+        None,
+        None,
+        grid=grid,
+        scale=scale,
+        config=DataConfig(**({"domain": "fixed"} | data)),
+        steps=Steps(np.arange(da.sizes[lead])),
+        memory_budget=budget,
+    )
+
+
+def bare_channels(gain: float) -> Channels:
+    """Return the channels of scaled fields without static ones, whose skip has an error of `gain`."""
+    return Channels(
+        mean=(0.0,),
+        sd=(1.0,),
+        climatology=None,
+        anomaly_sd=(1.0,),
+        contrast_sd=(1.0,),
+        contrast_radius=0,
+        masked=(),
+        calendar=False,
+        fine=np.zeros((0, 0, 0), np.float32),
+        correction=None,
+        has_skip=True,
+        gain=(gain,),
+    )
+
+
+def supervised_step(network: torch.nn.Module, gain: float, config: OptimizationConfig | None = None):
+    """Return the function (batch, rate) that takes a supervised step and returns its loss."""
+    step = SupervisedStep(network, bare_channels(gain), config or OptimizationConfig())
+
+    def take(batch: Batch, rate: float) -> torch.Tensor:
+        (loss,) = step(batch, rate, 0.5).values()
+        return loss
+
+    return take
+
+
+@pytest.fixture(scope="session")
+def make_step():
+    """Return `supervised_step`."""
+    return supervised_step
+
+
+@pytest.fixture(scope="session")
+def blocks_of():
+    """Return `field_blocks`."""
+    return field_blocks
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,6 @@ from xsuperres.nn.network import Cells, NetworkSpec, build_network
 from xsuperres.nn.upsamplers import UPSAMPLERS
 from xsuperres.samples.readers import Batch
 from xsuperres.testing import toy_field
-from xsuperres.training.supervised import SupervisedStep
 
 COMBINATIONS = list(itertools.product(BACKBONES, UPSAMPLERS))
 # All of them at scale 4; at 2, 3 and 5 a sample that changes only when the registries do.
@@ -118,9 +117,9 @@ def test_halo_is_tight(backbone, upsampling, scale, depth, reinitialise):
     network = build_network(spec_of(backbone, upsampling, scale, config=config)).double()
     reinitialise(network, seed=4, positive=True)
     declared = network.needs(Interval(0, scale))
-    measured = footprint(network, scale, network.halo + 2)
+    measured = footprint(network, scale, network.reach + 2)
     assert measured == declared
-    assert network.halo == max(-measured.start, measured.stop - 1)
+    assert network.reach == max(-measured.start, measured.stop - 1)
 
 
 def many_tiles(halo: int) -> list[int]:
@@ -138,7 +137,7 @@ def test_chunked_equals_whole_and_one_cell_less_does_not(backbone, upsampling, s
     check.chunked_equals_whole(toy.model, coarse, {"lat": tuple(chunks), "lon": tuple(chunks)})
 
     toy.model.digest  # noqa: B018 (the digest covers the halo; take it before the halo is falsified)
-    monkeypatch.setitem(vars(toy.model), "halo", largest - 1)
+    monkeypatch.setitem(vars(toy.model), "reach", largest - 1)
     with pytest.raises(AssertionError, match="exceeds the bound"):
         check.chunked_equals_whole(toy.model, coarse, {"lat": tuple(chunks), "lon": tuple(chunks)})
 
@@ -266,10 +265,10 @@ def one_batch(scale: int) -> Batch:
 
 
 @once
-def test_steps_lower_the_loss(backbone, upsampling):
+def test_steps_lower_the_loss(make_step, backbone, upsampling):
     spec = spec_of(backbone, upsampling, 4, inputs=1, statics=1, config=NetworkConfig(width=6, depth=1, head_width=8))
     torch.manual_seed(0)
-    step = SupervisedStep(build_network(spec), 1.0, OptimizationConfig(learning_rate=1e-2))
+    step = make_step(build_network(spec), 1.0, OptimizationConfig(learning_rate=1e-2))
     batch = one_batch(4)
     losses = [float(step(batch, 1e-2)) for _ in range(60)]
     assert losses[0] == pytest.approx(float(batch.target.square().mean()), rel=1e-5)

@@ -13,7 +13,7 @@ import torch
 
 from xsuperres.fields.grid import Grid
 from xsuperres.inference import apply as inference_apply
-from xsuperres.inference import chunked
+from xsuperres.inference import layout
 from xsuperres.model import file as model_file
 from xsuperres.nn import resample
 from xsuperres.testing import toy_field
@@ -38,12 +38,12 @@ def test_halo(make_model, check, monkeypatch):
 def test_wrap(make_model, check, monkeypatch):
     toy = make_model(scale=3, periodic=True)
     check.rolling_commutes(toy.model, toy.coarse, 7)
-    true_plans = chunked.plane_plans
+    true_plans = layout.plane_plans
 
     def without_wrap(*args):
         return [replace(plan, periodic=False) for plan in true_plans(*args)]
 
-    monkeypatch.setattr(chunked, "plane_plans", without_wrap)
+    monkeypatch.setattr(layout, "plane_plans", without_wrap)
     with pytest.raises(AssertionError, match="exceeds the bound"):
         check.rolling_commutes(toy.model, toy.coarse, 7)
 

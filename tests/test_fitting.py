@@ -11,7 +11,6 @@ import torch
 import xarray as xr
 
 import xsuperres as xsr
-from xsuperres.config import DataConfig
 from xsuperres.errors import (
     ConfigError,
     DataError,
@@ -22,8 +21,6 @@ from xsuperres.errors import (
     XSuperResError,
     XSuperResWarning,
 )
-from xsuperres.fields.grid import grid_of
-from xsuperres.samples.blocks import FieldBlocks
 from xsuperres.testing import toy_field
 
 TINY = {"width": 5, "depth": 1, "head_width": 4}
@@ -161,7 +158,7 @@ def test_a_mask_channel_exists_only_where_inputs_have_gaps(fine):
     values[:, 2, 5] = np.nan
     model = fit(fine.copy(data=values))
     assert not model.variable.had_missing and not model.spec.masks
-    assert model.fine_mask is not None and not model.fine_mask[2, 5] and model.fine_mask.sum() == 16 * 24 - 1
+    assert model.fine_mask is not None and not model.fine_mask[0, 2, 5] and model.fine_mask.sum() == 16 * 24 - 1
     complete = fit(fine)
     assert complete.fine_mask is None
     inputs = (fit(with_sea(fine)).spec.inputs, model.spec.inputs, complete.spec.inputs)
@@ -320,10 +317,10 @@ def test_full_fields_of_a_domain_with_a_gap(monkeypatch):
 # streaming
 
 
-def test_streamed_training_knows_what_in_memory_training_knows(fine):
+def test_streamed_training_knows_what_in_memory_training_knows(fine, blocks_of):
     budget = 4 * 2 * 5 * fine.isel(time=0).nbytes
-    lazy, config = fine.chunk(time=2, lat=8), DataConfig(domain="fixed")
-    assert len(FieldBlocks(lazy, grid_of(lazy), 2, config, budget)) > 2, "the budget is meant to force streaming"
+    lazy = fine.chunk(time=2, lat=8)
+    assert len(blocks_of(lazy, budget=budget)) > 2, "the budget is meant to force streaming"
     streamed = fit(lazy, validation=0.3, steps=12, sampling={"memory_budget": budget})
     whole = fit(fine, validation=0.3, steps=12)
     for name, value in learned(whole).items():
@@ -397,16 +394,16 @@ def test_nothing_is_learnt_from_a_held_out_stretch(data):
 
 def test_the_held_out_stretch_lies_a_halo_apart_from_training(monkeypatch):
     """The halo is the model's: what the input channels reach counts too."""
-    from xsuperres import fitting
+    from xsuperres import material
 
     seen = []
-    true_hold_out = fitting.hold_out
+    true_hold_out = material.hold_out
 
     def spy(*args, **options):
         seen.append(true_hold_out(*args, **options))
         return seen[-1]
 
-    monkeypatch.setattr(fitting, "hold_out", spy)
+    monkeypatch.setattr(material, "hold_out", spy)
     model = fit(toy_field(time=2, y=12, x=80), validation="space")
     training, held = (
         plane.any(axis=0).reshape(-1, 2).any(axis=1) for plane in (seen[0].weight, seen[0].validation_weight)
@@ -760,7 +757,7 @@ def test_data_that_cannot_be_trained_on(fine, change, error, message):
     [
         ({"backbone": "resnt"}, "resnet|residual"),
         ({"upsampling": "subpixl"}, "Did you mean 'subpixel'"),
-        ({"training": "adversarial"}, "supervised"),
+        ({"training": "adversary"}, "Choose from: 'adversarial', 'supervised'"),
         ({"network": {"widht": 3}}, "Did you mean 'width'"),
         ({"optimization": {"loss": "rmse"}}, "mse"),
         ({"network": {"activation": "rellu"}}, "Did you mean 'relu'"),

@@ -12,8 +12,8 @@ import xarray as xr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from xsuperres.inference import chunked
-from xsuperres.inference.apply import apply, prepare
+from xsuperres.inference import layout
+from xsuperres.inference.apply import Frames, apply, prepare
 from xsuperres.nn.backbones import BACKBONES
 from xsuperres.nn.upsamplers import UPSAMPLERS
 
@@ -87,7 +87,7 @@ def test_chunked_equals_whole(make_model, check, network, where, chunks, order, 
     coarse = coarse.isel(lat=slice(None, None, -1)) if southward else coarse
     with pytest.MonkeyPatch.context() as patch:
         if not merge:
-            patch.setattr(chunked, "_merged", lambda data, plans: data)
+            patch.setattr(layout, "_merged", lambda data, plans: data)
         check.chunked_equals_whole(given_.model, coarse, chunks)
 
 
@@ -217,8 +217,9 @@ def test_a_globe_is_endless(make_model, check, upsampling, columns, depth):
     if upsampling == "subpixel" and depth == 3:
         assert given_.model.halo > columns
     laps = 2 * (-(-given_.model.halo // columns)) + 1
-    values = given_.coarse.values
-    side_by_side = apply(prepare(given_.model), np.tile(values, laps), np.arange(9), np.tile(np.arange(columns), laps))
+    values = given_.coarse.values[:, None]
+    block = Frames(np.tile(values, laps), np.arange(9), np.tile(np.arange(columns), laps))
+    side_by_side = apply(prepare(given_.model), block)[:, 0]
     middle = side_by_side[..., laps // 2 * columns * 2 : (laps // 2 + 1) * columns * 2]
     check.same_numbers(given_.coarse.sr.downscale(given_.model), middle, given_.model.scaling.sd)
     check.chunked_equals_whole(given_.model, given_.coarse, {"lat": 4, "lon": (1, columns - 1)})

@@ -6,14 +6,17 @@ import pytest
 
 from xsuperres.errors import ConfigError, UnknownNameError
 from xsuperres.nn.backbones import BACKBONES
-from xsuperres.nn.layers import ACTIVATIONS
+from xsuperres.nn.discriminator import DISCRIMINATORS
+from xsuperres.nn.layers import ACTIVATIONS, ATTENTION, DROPOUT, NORMALIZATION
 from xsuperres.nn.losses import LOSSES
 from xsuperres.nn.resample import KERNELS
 from xsuperres.nn.upsamplers import UPSAMPLERS
 from xsuperres.registry import Registry
+from xsuperres.training.adversarial import GAMES
 from xsuperres.verify.metrics import METRICS
 
-ALL = {r.kind: r for r in (BACKBONES, UPSAMPLERS, LOSSES, ACTIVATIONS, KERNELS, METRICS)}
+LAYERS = (ACTIVATIONS, NORMALIZATION, ATTENTION, DROPOUT)
+ALL = {r.kind: r for r in (BACKBONES, UPSAMPLERS, *LAYERS, DISCRIMINATORS, LOSSES, GAMES, KERNELS, METRICS)}
 
 
 @pytest.fixture
@@ -120,15 +123,25 @@ def test_every_part_has_a_plain_name(registry):
 @pytest.mark.parametrize(
     ("registry", "names", "aliases"),
     [
-        (BACKBONES, ["conv", "residual", "dense", "convnext", "unet"], {"convnet": "conv", "resnet": "residual", "densenet": "dense"}),
+        (
+            BACKBONES,
+            ["conv", "residual", "dense", "convnext", "unet"],
+            {"convnet": "conv", "resnet": "residual", "densenet": "dense"},
+        ),
         (
             UPSAMPLERS,
-            ["interpolation", "subpixel", "resize", "deconvolution"],
+            ["interpolation", "subpixel", "resize", "deconvolution", "resize_bilinear", "resize_bicubic"],
             {"pin": "interpolation", "spc": "subpixel", "rc": "resize", "dc": "deconvolution"},
         ),
-        (LOSSES, ["mse", "mae", "huber"], {}),
+        (LOSSES, ["mse", "mae", "huber", "dssim", "msdssim", "spectral", "gradient"], {}),
+        (ACTIVATIONS, ["relu", "leaky_relu", "elu", "selu", "gelu", "silu", "softplus", "sigmoid", "tanh"], {}),
+        (NORMALIZATION, ["batch", "layer", "group"], {}),
+        (ATTENTION, ["channel", "local"], {}),
+        (DROPOUT, ["vanilla", "spatial", "gaussian"], {}),
+        (DISCRIMINATORS, ["residual"], {}),
+        (GAMES, ["bce", "hinge", "wasserstein_gp"], {}),
     ],
-    ids=["backbones", "upsamplings", "losses"],
+    ids=lambda value: value.kind if isinstance(value, Registry) else "",
 )
 def test_the_matrix(registry, names, aliases):
     assert set(registry) >= set(names)

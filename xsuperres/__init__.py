@@ -13,6 +13,14 @@ from xsuperres import accessor as _accessor  # noqa: F401  (registers .sr)
 from xsuperres._version import __version__
 
 _HOMES = {
+    "ACTIVATIONS": "nn.layers",
+    "ATTENTION": "nn.layers",
+    "BACKBONES": "nn.backbones",
+    "DISCRIMINATORS": "nn.discriminator",
+    "DROPOUT": "nn.layers",
+    "LOSSES": "nn.losses",
+    "NORMALIZATION": "nn.layers",
+    "UPSAMPLERS": "nn.upsamplers",
     "AdversarialConfig": "config",
     "DataConfig": "config",
     "NetworkConfig": "config",

@@ -143,27 +143,13 @@ def test_memory_estimates_grow_with_scale_and_width(make_model, upsampling):
     assert sub_batch(prepared, 10) > sub_batch(prepared, 10_000) >= sub_batch(prepared, 10**9) == 1
 
 
-def test_a_network_that_is_nan_somewhere_has_no_good_score(make_model):
+def test_a_network_that_is_nan_somewhere_has_no_good_score(make_model, blocks_of):
     """Cells that it fails to predict must not drop out of its validation score."""
-    from xsuperres.config import DataConfig
-    from xsuperres.fields.stack import stacked
     from xsuperres.inference.validation import Validator
-    from xsuperres.samples.blocks import FieldBlocks, Steps
 
     toy = make_model(network=(("location_features", 1),))
-    grid = toy.model.grid
-    blocks = FieldBlocks(
-        stacked([toy.fine], grid, ["time"]),
-        None,
-        None,
-        grid=grid,
-        scale=2,
-        config=DataConfig(domain="fixed"),
-        steps=Steps(np.arange(3)),
-        memory_budget=2**40,
-    )
     validate = Validator(
-        toy.model, blocks, np.ones(3, bool), toy.model.grid.area, device=torch.device("cpu"), keep=2**40
+        toy.model, blocks_of(toy.fine), np.ones(3, bool), toy.model.grid.area, device=torch.device("cpu"), keep=2**40
     )
     good = validate(toy.model.network)["rmse"]
     broken = make_model(network=(("location_features", 1),), seed=3).model.network

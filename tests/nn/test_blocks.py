@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from xsuperres.errors import UnknownNameError
 from xsuperres.config import NetworkConfig
+from xsuperres.errors import UnknownNameError
 from xsuperres.nn.blocks import Conv, DenseBlock, Merge, ResidualBlock
 from xsuperres.nn.layers import ACTIVATIONS, activation
 

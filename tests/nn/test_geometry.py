@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from xsuperres.config import NetworkConfig
 from xsuperres.nn.blocks import Conv, DenseBlock, Merge, ResidualBlock, pointwise_conv
-from xsuperres.nn.layers import activation
 from xsuperres.nn.geometry import Block, Chain, Interval, halo_of
+from xsuperres.nn.layers import activation
 from xsuperres.nn.resample import Interpolation
 from xsuperres.nn.upsamplers import UPSAMPLERS
 
@@ -51,6 +51,7 @@ def test_grow(interval, before, after):
     assert grown.stop - grown.start == interval.stop - interval.start + before + after
 
 
+NARROW = NetworkConfig(width=2)
 BLOCKS: dict[str, Block] = {
     "conv 1": Conv(2, 3, size=1),
     "conv 3": Conv(2, 3),
@@ -58,11 +59,11 @@ BLOCKS: dict[str, Block] = {
     "conv without bias": Conv(2, 3, bias=False),
     "pointwise": pointwise_conv(2, 3),
     "activation": activation("relu"),
-    "residual": ResidualBlock(NetworkConfig(width=2)),
-    "dense": DenseBlock(NetworkConfig(width=2)),
+    "residual": ResidualBlock(NARROW),
+    "dense": DenseBlock(NARROW),
     "chain": Chain(Conv(2, 3), activation("relu"), Conv(3, 1, size=5), pointwise_conv(1, 2)),
     "empty chain": Chain(),
-    "chain of chains": Chain(Chain(Conv(2, 2)), Chain(ResidualBlock(NetworkConfig(width=2)), DenseBlock(NetworkConfig(width=2)))),
+    "chain of chains": Chain(Chain(Conv(2, 2)), Chain(ResidualBlock(NARROW), DenseBlock(NARROW))),
 }
 REACH = 8
 

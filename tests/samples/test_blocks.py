@@ -11,32 +11,10 @@ import pytest
 import torch
 import xarray as xr
 
-from xsuperres.config import DataConfig
 from xsuperres.fields.baselines import TrainingMoments
 from xsuperres.fields.channels import CoarsePlanes
-from xsuperres.fields.grid import grid_of
-from xsuperres.fields.stack import stacked
-from xsuperres.samples.blocks import FieldBlocks, Steps
-from xsuperres.samples.holdout import leading_dim
+from xsuperres.samples.blocks import FieldBlocks
 from xsuperres.testing import toy_field
-
-PLENTY = 2**40
-
-
-def blocks_of(da: xr.DataArray, *, budget: int = PLENTY, scale: int = 2, **data) -> FieldBlocks:
-    grid = grid_of(da, gaps=True)
-    lead = leading_dim(da, grid)
-    dims = [lead, *(dim for dim in da.dims if dim not in (lead, *grid.dims))]
-    return FieldBlocks(
-        stacked([da], grid, dims),
-        None,
-        None,
-        grid=grid,
-        scale=scale,
-        config=DataConfig(**({"domain": "fixed"} | data)),
-        steps=Steps(np.arange(da.sizes[lead])),
-        memory_budget=budget,
-    )
 
 
 def bicubic_of(blocks: FieldBlocks, index: int = 0) -> np.ndarray:
@@ -56,7 +34,7 @@ def field() -> xr.DataArray:
 # the blocks
 
 
-def test_what_fits_is_one_block_read_once(field):
+def test_what_fits_is_one_block_read_once(blocks_of, field):
     reads = []
 
     def read(block):
@@ -74,7 +52,7 @@ def test_what_fits_is_one_block_read_once(field):
 
 @pytest.mark.parametrize("chunks", [1, 2, 3, 5, (1, 7, 4)])
 @pytest.mark.parametrize("in_memory", [3, 6, 9])
-def test_streamed_blocks_follow_the_chunks_and_the_budget(field, chunks, in_memory):
+def test_streamed_blocks_follow_the_chunks_and_the_budget(blocks_of, field, chunks, in_memory):
     lazy = field.chunk(time=chunks)
     blocks = blocks_of(lazy, budget=steps(field, in_memory))
     edges = {0, *np.cumsum(lazy.chunks[0]).tolist()}
@@ -88,7 +66,7 @@ def test_streamed_blocks_follow_the_chunks_and_the_budget(field, chunks, in_memo
         assert all({block.start, block.stop} <= edges for block in blocks.slices), "a chunk is read once per epoch"
 
 
-def test_a_chunk_larger_than_the_budget_is_read_in_parts(field):
+def test_a_chunk_larger_than_the_budget_is_read_in_parts(blocks_of, field):
     """One chunk for all times is what `open_dataset(chunks={})` gives of most netCDF files."""
     blocks = blocks_of(field.chunk(time=-1), budget=steps(field, 3))
     assert max(s.stop - s.start for s in blocks.slices) <= 3
@@ -97,7 +75,7 @@ def test_a_chunk_larger_than_the_budget_is_read_in_parts(field):
 @pytest.mark.parametrize("lazy", [False, True])
 @pytest.mark.parametrize("missing", [False, True])
 @pytest.mark.parametrize("budget", [3, 7])
-def test_streamed_fields_are_those_in_memory(field, lazy, missing, budget):
+def test_streamed_fields_are_those_in_memory(blocks_of, field, lazy, missing, budget):
     da = field.copy(deep=True)
     if missing:
         da[2:9, 4:, :5] = np.nan
@@ -110,7 +88,7 @@ def test_streamed_fields_are_those_in_memory(field, lazy, missing, budget):
         np.testing.assert_array_equal(joined, get(whole, 0))
 
 
-def test_fields_are_those_of_the_public_methods(field):
+def test_fields_are_those_of_the_public_methods(blocks_of, field):
     da = field.isel(lat=slice(None, None, -1)).transpose("lon", "time", "lat")
     blocks = blocks_of(da)
     got, coarse = blocks.load(0), field.sr.coarsen(2)
@@ -119,7 +97,7 @@ def test_fields_are_those_of_the_public_methods(field):
     np.testing.assert_array_equal(bicubic_of(blocks)[:, 0], coarse.sr.interpolate(2, like=field))
 
 
-def test_members_are_counted_within_each_time(field):
+def test_members_are_counted_within_each_time(blocks_of, field):
     values = field.values.reshape(6, 2, 8, 12)
     da = field.isel(time=slice(0, 6)).expand_dims(member=2, axis=1).copy(data=values)
     for order in (("time", "member", "lat", "lon"), ("member", "lat", "lon", "time")):
@@ -130,7 +108,7 @@ def test_members_are_counted_within_each_time(field):
         assert [blocks.fields(i) for i in range(len(blocks))] == [slice(2 * i, 2 * i + 2) for i in range(6)]
 
 
-def test_chosen_fields_come_with_their_blocks(field):
+def test_chosen_fields_come_with_their_blocks(blocks_of, field):
     blocks = blocks_of(field, budget=steps(field, 3))
     assert len(blocks) == 12
     mask = np.zeros(12, bool)
@@ -138,7 +116,7 @@ def test_chosen_fields_come_with_their_blocks(field):
     assert [(index, part.tolist()) for index, part in blocks.chosen(mask)] == [(1, [True]), (7, [True])]
 
 
-def test_moments_of_streamed_blocks_are_those_in_memory(field):
+def test_moments_of_streamed_blocks_are_those_in_memory(blocks_of, field):
     da = field.copy(deep=True)
     da[5:, 6:, :4] = np.nan
     anomaly = np.random.default_rng(0).normal(size=(2, 8, 12))
@@ -156,7 +134,7 @@ def test_moments_of_streamed_blocks_are_those_in_memory(field):
         np.testing.assert_allclose(getattr(one, name), getattr(many, name), rtol=1e-9, atol=1e-9)
 
 
-def test_bicubic_never_reads_across_a_gap():
+def test_bicubic_never_reads_across_a_gap(blocks_of):
     wide = toy_field(time=1, y=8, x=40)
     cut = xr.concat([wide.isel(lon=slice(0, 16)), wide.isel(lon=slice(24, 40))], "lon")
     got = bicubic_of(blocks_of(cut))
@@ -165,14 +143,14 @@ def test_bicubic_never_reads_across_a_gap():
         np.testing.assert_array_equal(got[..., side], alone)
 
 
-def test_bicubic_wraps_around_a_globe():
+def test_bicubic_wraps_around_a_globe(blocks_of):
     globe = toy_field(time=1, y=8, x=24, periodic=True)
     rolled = globe.roll(lon=6, roll_coords=True)
     got, turned = bicubic_of(blocks_of(globe)), bicubic_of(blocks_of(rolled))
     np.testing.assert_array_equal(np.roll(got, 6, axis=-1), turned)
 
 
-def test_the_store_is_not_read_when_blocks_are_made(field):
+def test_the_store_is_not_read_when_blocks_are_made(blocks_of, field):
     def refuse(block):
         raise AssertionError("read")
 
@@ -200,7 +178,7 @@ def scaled_by_hand(da: xr.DataArray, model):
 
 @pytest.mark.parametrize("domain", ["fixed", "open"])
 @pytest.mark.parametrize("missing", [False, True])
-def test_samples_are_scaled_and_what_is_missing_does_not_count(make_model, domain, missing):
+def test_samples_are_scaled_and_what_is_missing_does_not_count(blocks_of, make_model, domain, missing):
     toy = make_model(domain=domain, missing=missing)
     blocks = blocks_of(toy.fine, domain=domain)
     block = blocks.scaled(0, np.array([True, False, True]), toy.model.channels)
@@ -214,7 +192,7 @@ def test_samples_are_scaled_and_what_is_missing_does_not_count(make_model, domai
     assert known.all() != missing
 
 
-def test_without_a_skip_there_is_none(make_model):
+def test_without_a_skip_there_is_none(blocks_of, make_model):
     toy = make_model(network=(("skip", None),))
     assert not blocks_of(toy.fine).scaled(0, np.ones(3, bool), toy.model.channels).skip.any()
 
@@ -257,7 +235,9 @@ def shown_by_inference(monkeypatch, toy, **chunks) -> np.ndarray:
 @pytest.mark.parametrize("domain", ["fixed", "open"])
 @pytest.mark.parametrize("periodic", [False, True])
 @pytest.mark.parametrize("missing", [False, True])
-def test_training_shows_the_network_what_inference_shows_it(make_model, monkeypatch, domain, periodic, missing):
+def test_training_shows_the_network_what_inference_shows_it(
+    blocks_of, make_model, monkeypatch, domain, periodic, missing
+):
     toy = make_model(domain=domain, periodic=periodic, missing=missing, coarse=(20, 24))
     told = blocks_of(toy.fine, domain=domain).scaled(0, np.array([True, False, False]), toy.model.channels)
     shown = shown_by_inference(monkeypatch, toy, lat=10, lon=8)
@@ -266,7 +246,7 @@ def test_training_shows_the_network_what_inference_shows_it(make_model, monkeypa
 
 
 @pytest.mark.parametrize("domain", ["fixed", "open"])
-def test_training_shows_each_side_of_a_gap_alone(make_model, domain):
+def test_training_shows_each_side_of_a_gap_alone(blocks_of, make_model, domain):
     toy = make_model(domain=domain, coarse=(8, 20))
     cut = xr.concat([toy.fine.isel(lon=slice(0, 16)), toy.fine.isel(lon=slice(24, 40))], "lon")
     channels = toy.model.channels
@@ -288,7 +268,7 @@ def test_training_shows_each_side_of_a_gap_alone(make_model, domain):
 
 
 @pytest.mark.parametrize("domain", ["fixed", "open"])
-def test_training_wraps_as_a_globe_does(make_model, domain):
+def test_training_wraps_as_a_globe_does(blocks_of, make_model, domain):
     toy = make_model(domain=domain, periodic=True)
     channels, cells = toy.model.channels, 5
     turned = replace(

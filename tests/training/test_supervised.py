@@ -10,27 +10,11 @@ import torch
 
 from xsuperres.config import NetworkConfig, OptimizationConfig
 from xsuperres.errors import UnknownNameError
-from xsuperres.fields.channels import Channels
 from xsuperres.nn.losses import LOSSES
 from xsuperres.nn.network import Cells, NetworkSpec, build_network
 from xsuperres.samples.readers import Batch
-from xsuperres.training.supervised import SupervisedStep
 
 SCALE, GAIN = 2, 0.25
-CHANNELS = Channels(
-    mean=(0.0,),
-    sd=(1.0,),
-    climatology=None,
-    anomaly_sd=(1.0,),
-    contrast_sd=(1.0,),
-    contrast_radius=0,
-    masked=(),
-    calendar=False,
-    fine=np.zeros((2, 12, 16), np.float32),
-    correction=None,
-    has_skip=True,
-    gain=(GAIN,),
-)
 
 
 def network(**config):
@@ -39,18 +23,6 @@ def network(**config):
     return build_network(
         NetworkSpec(backbone="residual", upsampling="subpixel", scale=SCALE, inputs=2, statics=2, config=tiny)
     )
-
-
-def step_of(net, config: OptimizationConfig | None = None):
-    """Return a function (batch, rate) that takes a step and returns its loss."""
-    step = SupervisedStep(net, CHANNELS, config or OptimizationConfig())
-
-    def take(batch, rate):
-        losses = step(batch, rate, 0.5)
-        assert set(losses) == {"loss"}
-        return losses["loss"]
-
-    return take
 
 
 def make_batch(*, error: float = GAIN, seed: int = 0) -> Batch:
@@ -68,10 +40,10 @@ def make_batch(*, error: float = GAIN, seed: int = 0) -> Batch:
 
 
 @pytest.mark.parametrize("loss", ["mse", "mae", "huber"])
-def test_the_first_loss_is_that_of_the_skip(loss):
+def test_the_first_loss_is_that_of_the_skip(make_step, loss):
     """A zero-initialised network: the loss is the skip's, in units of `gain`, weighted by the cells."""
     batch, config = make_batch(), OptimizationConfig(loss=loss)
-    got = float(step_of(network(), config)(batch, 1e-3))
+    got = float(make_step(network(), GAIN, config)(batch, 1e-3))
     error = (batch.skip - batch.target).double().numpy() / GAIN
     size = np.abs(error)
     values = {"mse": size**2, "mae": size, "huber": np.where(size < 1, size**2 / 2, size - 0.5)}[loss]
@@ -80,7 +52,7 @@ def test_the_first_loss_is_that_of_the_skip(loss):
     assert loss != "mse" or got == pytest.approx(1.0, rel=0.15)
 
 
-def test_what_has_no_weight_has_no_influence():
+def test_what_has_no_weight_has_no_influence(make_step):
     """Neither on the loss nor on the step: whatever is written where the target is missing."""
     batch = make_batch()
     batch.weight[:, :, 3:7, 5:9] = 0.0
@@ -89,77 +61,77 @@ def test_what_has_no_weight_has_no_influence():
     results = []
     for given in (batch, changed):
         net = network()
-        results.append((step_of(net)(given, 1e-3), net.state_dict()))
+        results.append((make_step(net, GAIN)(given, 1e-3), net.state_dict()))
     assert torch.equal(results[0][0], results[1][0])
     for name, value in results[0][1].items():
         assert torch.equal(value, results[1][1][name]), name
 
 
-def test_a_batch_without_any_weight_does_nothing_but_decay():
+def test_a_batch_without_any_weight_does_nothing_but_decay(make_step):
     batch = make_batch()
     batch.weight.zero_()
     net = network()
     before = {k: v.clone() for k, v in net.state_dict().items()}
-    loss = step_of(net, OptimizationConfig(weight_decay=0.0))(batch, 1e-3)
+    loss = make_step(net, GAIN, OptimizationConfig(weight_decay=0.0))(batch, 1e-3)
     assert float(loss) == 0.0
     for name, value in net.state_dict().items():
         torch.testing.assert_close(value, before[name], rtol=0, atol=0, msg=name)
 
 
 @pytest.mark.parametrize("error", [GAIN, 1e6])
-def test_the_gradient_is_clipped(error):
+def test_the_gradient_is_clipped(make_step, error):
     net = network()
     config = OptimizationConfig(gradient_clip=0.01)
-    step = step_of(net, config)
+    step = make_step(net, GAIN, config)
     step(make_batch(error=error), 1e-3)
     norm = torch.linalg.vector_norm(torch.stack([p.grad.norm() for p in net.parameters() if p.grad is not None]))
     assert float(norm) == pytest.approx(0.01, rel=1e-3)
 
 
-def test_a_small_gradient_is_left_alone():
+def test_a_small_gradient_is_left_alone(make_step):
     net = network()
-    step_of(net, OptimizationConfig(gradient_clip=1e6))(make_batch(), 1e-3)
+    make_step(net, GAIN, OptimizationConfig(gradient_clip=1e6))(make_batch(), 1e-3)
     norm = torch.linalg.vector_norm(torch.stack([p.grad.norm() for p in net.parameters() if p.grad is not None]))
     assert 0 < float(norm) < 1e4
     other = network()
-    step_of(other, OptimizationConfig(gradient_clip=1e3))(make_batch(), 1e-3)
+    make_step(other, GAIN, OptimizationConfig(gradient_clip=1e3))(make_batch(), 1e-3)
     for mine, theirs in zip(net.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(mine.grad, theirs.grad, rtol=0, atol=0)
 
 
-def test_the_rate_is_that_of_the_call():
+def test_the_rate_is_that_of_the_call(make_step):
     """AdamW's first step moves a weight by about the rate; 0 moves nothing."""
     for rate in (0.0, 1e-4, 1e-2):
         net = network()
         before = {name: p.detach().clone() for name, p in net.named_parameters()}
-        step_of(net, OptimizationConfig(weight_decay=0.0, gradient_clip=1e9))(make_batch(), rate)
+        make_step(net, GAIN, OptimizationConfig(weight_decay=0.0, gradient_clip=1e9))(make_batch(), rate)
         moved = max(float((p.detach() - before[name]).abs().max()) for name, p in net.named_parameters())
         assert moved == pytest.approx(rate, rel=0.01, abs=1e-12)
 
 
-def test_weights_decay():
+def test_weights_decay(make_step):
     net = network()
     config = OptimizationConfig(weight_decay=0.5)
     batch = make_batch()
     batch.weight.zero_()
     before = {name: p.detach().clone() for name, p in net.named_parameters()}
-    step_of(net, config)(batch, 0.1)
+    make_step(net, GAIN, config)(batch, 0.1)
     for name, parameter in net.named_parameters():
         torch.testing.assert_close(parameter.detach(), before[name] * (1 - 0.1 * 0.5), msg=name)
 
 
-def test_steps_lower_the_loss_and_leave_no_graph_behind():
+def test_steps_lower_the_loss_and_leave_no_graph_behind(make_step):
     net, batch = network(), make_batch()
-    step = step_of(net)
+    step = make_step(net, GAIN)
     losses = [step(batch, 1e-2) for _ in range(30)]
     assert losses[-1] < 0.9 * losses[0]
     assert not any(loss.requires_grad for loss in losses)
 
 
-def test_the_first_step_reaches_every_layer_after_two():
+def test_the_first_step_reaches_every_layer_after_two(make_step):
     """The head starts at zero: the layers below get a gradient from the second step on, and a finite one."""
     net = network()
-    step = step_of(net)
+    step = make_step(net, GAIN)
     step(make_batch(), 1e-2)
     step(make_batch(seed=1), 1e-2)
     for name, parameter in net.named_parameters():
@@ -167,6 +139,6 @@ def test_the_first_step_reaches_every_layer_after_two():
         assert parameter.grad.abs().max() > 0, name
 
 
-def test_an_unknown_loss_lists_the_choices():
+def test_an_unknown_loss_lists_the_choices(make_step):
     with pytest.raises(UnknownNameError, match=", ".join(map(repr, sorted(LOSSES)))):
-        step_of(network(), OptimizationConfig(loss="rmse"))
+        make_step(network(), GAIN, OptimizationConfig(loss="rmse"))

@@ -181,28 +181,27 @@ class _Ground:
 
 
 class _Encoded:
-    """Encodes frames once each, in order, and keeps those that later steps need."""
+    """Encodes frames once each, in order, and keeps those that later steps need.
+
+    Features, values and what is valid are kept from the first output frame on, gates from its window's first frame.
+    """
 
     def __init__(self, prepared: Prepared, frames: Frames, ground: _Ground) -> None:
         self.prepared, self.frames, self.ground = prepared, frames, ground
-        self.first = self.stop = 0  # the frames that are kept
-        self.parts: tuple[Tensor, ...] = ()
-        self.values = self.valid = torch.empty(0)
+        self.stop = 0
+        self.own, self.gates = _Kept(), _Kept()  # (features, values, valid), (gates,)
 
-    def until(self, needed: np.ndarray) -> None:
-        """Keep the frames from the first to the last that is needed."""
-        first, stop = int(needed.min()), int(needed.max()) + 1
-        old = slice(first - self.first, None)
-        parts, values, valid = [p[old] for p in self.parts], self.values[old], self.valid[old]
-        if stop > self.stop:
-            new = self._encode(slice(max(first, self.stop), stop))
-            if self.parts and first < self.stop:
-                parts = [torch.cat(pair) for pair in zip(parts, new[0], strict=True)]
-                values, valid = torch.cat([values, new[1]]), torch.cat([valid, new[2]])
-            else:
-                parts, values, valid = list(new[0]), new[1], new[2]
-        self.first, self.stop = first, max(stop, self.stop)
-        self.parts, self.values, self.valid = tuple(parts), values, valid
+    def until(self, windows: np.ndarray, output: int) -> None:
+        """Keep what the windows (n, w) need, whose output frames are those at `output`."""
+        first, stop = int(windows.min()), int(windows.max()) + 1
+        new: tuple[Tensor, ...] = ()
+        start = max(first, self.stop)
+        if stop > start:
+            parts, values, valid = self._encode(slice(start, stop))
+            new = (parts[0], values, valid, *parts[1:])
+        self.own = self.own.moved(int(windows[:, output].min()), new[:3], start)
+        self.gates = self.gates.moved(first, new[3:], start)
+        self.stop = max(stop, self.stop)
 
     def _encode(self, span: slice) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
         prepared, frames = self.prepared, self.frames
@@ -216,6 +215,23 @@ class _Encoded:
         with at(_place(frames, None if frames.keys is None else frames.keys[0][span])):
             parts = prepared.network.encode(channels.contiguous(memory_format=torch.channels_last), self.ground.fixed)
         return parts, values, valid[:, : recipe.targets]
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """Tensors of consecutive frames, the first of which is number `first`."""
+
+    parts: tuple[Tensor, ...] = ()
+    first: int = 0
+
+    def moved(self, first: int, new: tuple[Tensor, ...], start: int) -> _Kept:
+        """Return what is left from frame `first` on, joined with new frames that begin at `start`."""
+        left = tuple(part[first - self.first :] for part in self.parts)
+        if not new:
+            return _Kept(left, first)
+        if not left or not len(left[0]):
+            return _Kept(tuple(part[first - start :] for part in new), first)
+        return _Kept(tuple(torch.cat(pair) for pair in zip(left, new, strict=True)), first)
 
 
 def _place(frames: Frames, keys: Tensor | None) -> Place | None:
@@ -237,16 +253,15 @@ def _steps(prepared: Prepared, encoded: _Encoded, ground: _Ground, span: slice, 
     """Return some output steps (n, t, Y, X) in the variables' units."""
     frames, recipe = encoded.frames, prepared.channels
     windows = np.arange(span.start, span.stop)[:, None] if frames.windows is None else frames.windows[span]
-    encoded.until(windows)
-    windows = windows - encoded.first
-    own = torch.from_numpy(windows[:, prepared.time_halo[0]])
+    output_frame = prepared.time_halo[0]
+    encoded.until(windows, output_frame)
+    own = torch.from_numpy(windows[:, output_frame] - encoded.own.first)
+    features, values, valid = (taken(part, own) for part in encoded.own.parts)
+    gates = tuple(encoded.gates.parts)
     keys = None if frames.keys is None else frames.keys[1][span]
     with at(_place(frames, keys)):
-        if frames.windows is None:
-            output = prepared.network.decode(encoded.parts, ground.fixed)
-        else:
-            output = prepared.network.decode(encoded.parts, ground.fixed, torch.from_numpy(windows))
-    values, valid = taken(encoded.values, own), taken(encoded.valid, own)
+        window = None if frames.windows is None else torch.from_numpy(windows - encoded.gates.first)
+        output = prepared.network.decode((features, *gates), ground.fixed, window)
     complete = bool(valid.all())
     skip = None
     if recipe.has_skip:
@@ -271,10 +286,12 @@ def bytes_per_cell(model: SRModel) -> int:
     config, cells = model.spec.config, model.scale**2
     wide = 3 * config.width + 4 * config.head_width + 8
     fine = wide if model.network.before else 4 * config.head_width + 8
-    return 4 * (cells * fine + 6 * config.width)
+    fusion = 0 if model.network.fusion is None else 10 * model.network.fusion.hidden
+    before = fusion if model.network.before else 0
+    return 4 * (cells * (fine + before) + 6 * config.width + fusion - before)
 
 
-_CACHE_FRIENDLY = 16 * 2**20  # floats of the widest activation; more per pass gains nothing and costs memory
+_CACHE_FRIENDLY = 2**20  # floats of the widest activation: what stays in the cache between layers runs twice as fast
 
 
 def sub_batch(prepared: Prepared, cells: int) -> int:

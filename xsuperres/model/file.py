@@ -19,7 +19,7 @@ import torch
 import xarray as xr
 
 from xsuperres.config import DataConfig, NetworkConfig
-from xsuperres.errors import ModelFileError
+from xsuperres.errors import ModelFileError, UnknownNameError
 from xsuperres.fields.baselines import LinearBaselines, Scaling
 from xsuperres.fields.grid import grid_of
 from xsuperres.fields.static import StaticScaling
@@ -138,7 +138,13 @@ def model_from_bytes(data: bytes, *, source: str = "bytes") -> SRModel:
         raise ModelFileError(
             f"{source!r} was altered: its content does not match its sha256; copy it again from its source."
         )
-    return _model(tensors, header)
+    try:
+        return _model(tensors, header)
+    except UnknownNameError as error:
+        raise ModelFileError(
+            f"{source!r} was trained with a part that is not registered in this process: {error} Import the module (or "
+            "run the notebook cell) that registers it first, then load again."
+        ) from error
 
 
 def digest_of(model: SRModel) -> str:

@@ -72,7 +72,7 @@ def attention(name: str | None, width: int) -> Block:
     return Chain() if name is None else ATTENTION.get(name)(width)
 
 
-NORMALIZATION.add("batch")(nn.BatchNorm2d)
+NORMALIZATION.add("batch", aliases=("bn",))(nn.BatchNorm2d)
 
 
 class ChannelNorm(nn.Module):
@@ -94,7 +94,7 @@ class ChannelNorm(nn.Module):
         return (normal * self.scale + self.shift).permute(0, 3, 1, 2)
 
 
-NORMALIZATION.add("layer")(ChannelNorm)
+NORMALIZATION.add("layer", aliases=("ln",))(ChannelNorm)
 
 
 @NORMALIZATION.add("group")

@@ -21,7 +21,7 @@ from xsuperres.nn.geometry import Block, Chain, Interval, halo_of
 from xsuperres.nn.layers import ACTIVATIONS, Dropout, activation
 from xsuperres.nn.place import here, normal
 from xsuperres.nn.resample import repeat_cells
-from xsuperres.nn.temporal import RecurrentFusion
+from xsuperres.nn.temporal import RecurrentFusion, taken
 from xsuperres.nn.upsamplers import UPSAMPLERS, Upsampler
 
 __all__ = ["Cells", "LocationFeatures", "NetworkSpec", "SuperResolution", "build_network"]
@@ -105,7 +105,10 @@ class SuperResolution(Block):
     ) -> Tensor:
         # (f, inputs, y, x), (1 or b, statics, Y, X), windows (b, n) of frames -> (b, outputs, Y, X)
         fixed = self.fixed(static, cells)
-        return self.decode(self.encode(coarse, fixed), fixed, windows)
+        features, *gates = self.encode(coarse, fixed)
+        if windows is not None:
+            features = taken(features, windows[:, self.spec.output_frame])
+        return self.decode((features, *gates), fixed, windows)
 
     def encode(self, coarse: Tensor, fixed: Tensor | None) -> Encoded:
         """Return what is computed once per frame: features and, with a time window, their part of the gates."""
@@ -119,12 +122,16 @@ class SuperResolution(Block):
         return (features,) if self.fusion is None else (features, self.fusion.gates(features))
 
     def decode(self, encoded: Encoded, fixed: Tensor | None, windows: Tensor | None = None) -> Tensor:
-        """Return the output (b, outputs, Y, X) of the windows (b, n) of encoded frames, or of every frame."""
+        """Return the output (b, outputs, Y, X).
+
+        `encoded` holds the features of the output frames and, with a time window, the gates of all frames that the
+        windows (b, n) count.
+        """
         features = encoded[0]
         if self.fusion is not None:
             if windows is None:
                 raise ValueError(f"A network with a time window of {self.spec.time_window} needs the windows' frames.")
-            features = self.fusion(*encoded, windows, self.spec.output_frame)
+            features = self.fusion(*encoded, windows)
         if not self.before:
             features = self.upsampler(features)
         return self.head(self.merge(features, fixed))

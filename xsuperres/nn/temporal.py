@@ -33,7 +33,7 @@ class RecurrentFusion(Block):
 
     def __init__(self, width: int, hidden: int, window: int) -> None:
         super().__init__()
-        self.window = window
+        self.hidden, self.window = hidden, window
         self.input = Conv(width, 4 * hidden)
         self.recurrent = Conv(hidden, 4 * hidden, bias=False)
         self.output = pointwise_conv(hidden, width)
@@ -46,15 +46,15 @@ class RecurrentFusion(Block):
         """Return what the frames contribute to the gates."""
         return self.input(features)
 
-    def forward(self, features: Tensor, gates: Tensor, windows: Tensor, at: int) -> Tensor:
-        # (f, width, y, x), (f, 4 hidden, y, x), (b, n) -> (b, width, y, x)
-        """Fuse; `at` is the place of the output frame in its window."""
+    def forward(self, features: Tensor, gates: Tensor, windows: Tensor) -> Tensor:
+        # (b, width, y, x) of the output frames, (f, 4 hidden, y, x) of all, (b, n) -> (b, width, y, x)
+        """Fuse the frames of each window into the features of its output frame."""
         opened = torch.sigmoid(taken(gates, windows[:, 0]))
         state, memory = self._step(opened, None)
         for step in range(1, self.window):
             opened = self.recurrent(state).add_(taken(gates, windows[:, step])).sigmoid_()
             state, memory = self._step(opened, memory)
-        return taken(features, windows[:, at]) + self.output(state)
+        return features + self.output(state)
 
     def _step(self, opened: Tensor, memory: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return the new state and memory (b, hidden, y, x) from sigmoids (b, 4 hidden, y, x).
