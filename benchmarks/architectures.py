@@ -30,8 +30,8 @@ TRAININGS = ("supervised", "adversarial")
 WINDOWS = (None, TIME_WINDOW)
 BACKBONES = ("conv", "residual", "dense")
 UPSAMPLINGS = ("interpolation", "subpixel", "resize", "deconvolution")
-# Of all 48 alike. Flips are no default (circulation has a handedness), but without them the networks that upsample after
-# the backbone know places by heart within this budget: their space-to-depth shows them wide patches of the static fields.
+# Of all 48 alike. Flips are no default (circulation has a handedness), but without them the networks that upsample
+# after the backbone know places by heart within this budget: space-to-depth shows them wide patches of static fields.
 SETTINGS: dict[str, object] = {"sampling": {"flip": ("x", "y")}}
 
 Case = tuple[str, int | None, str, str, str, float]
@@ -126,8 +126,8 @@ def report(found: dict[Case, dict], budget: float) -> str:
             f"ERA5 2 m temperature, scale {SCALE}, trained on the globe less {BAND[0]:g}E-{BAND[1]:g}E, scored on it; "
             f"`fit` with {budget:g} process CPU seconds and one torch thread, seed 0; time windows of {TIME_WINDOW}. "
             "RMSE / bicubic, and the ratio of gradient amplitudes to the truth's (1: as sharp). The last column is a "
-            'network on plain bicubic (`skip="bicubic"`). All have the same settings: the defaults, and random flips in x '
-            "and y. "
+            'network on plain bicubic (`skip="bicubic"`). All have the same settings: the defaults and random flips '
+            "in x and y. "
             f"For comparison, RMSE / bicubic: {told}. Written by `benchmarks/architectures.py`.",
             "",
             "| training | sample | backbone | upsampling | parameters | CPU s | steps | RMSE / bicubic | gradient "

@@ -59,7 +59,8 @@ class RecurrentFusion(Block):
     def _step(self, opened: Tensor, memory: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return the new state and memory (b, hidden, y, x) from sigmoids (b, 4 hidden, y, x).
 
-        One sigmoid of all channels is much faster than one per part; tanh(v) is 2 sigmoid(2 v) - 1.
+        One sigmoid of all channels is much faster than one per part; the new value's tanh(v) is 2 sigmoid(2 v) - 1,
+        whose factor of 2 the weights take in.
         """
         enter, keep, leave, new = opened.chunk(4, dim=1)
         entered = torch.addcmul(-enter, enter, new, value=2.0)
