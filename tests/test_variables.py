@@ -1,0 +1,350 @@
+"""Several variables, predictors, calendars, transforms, pairs: what the network is shown, and what comes back."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import xsuperres as xsr
+from xsuperres.errors import ConfigError, DataError, GridError, NoModelError, UnitsError, XSuperResWarning
+from xsuperres.testing import toy_field
+
+TINY = {"width": 5, "depth": 1, "head_width": 4}
+
+
+def options(**changes):
+    base = {
+        "network": TINY,
+        "upsampling": "subpixel",
+        "sampling": {"batch_size": 2, "patch_size": 6},
+        "optimization": {"max_steps": 4, "validations": 1},
+        "progress": False,
+        "activate": False,
+    }
+    return base | changes
+
+
+@pytest.fixture(scope="module")
+def fine() -> xr.DataArray:
+    return toy_field(time=8, y=24, x=36)
+
+
+@pytest.fixture(scope="module")
+def rain(fine) -> xr.DataArray:
+    """Return a skewed, positive field that has to do with the other."""
+    values = np.exp((fine.values - fine.values.mean()) / fine.values.std() * 1.5) * 1e-6
+    attrs = {"units": "kg m-2 s-1", "standard_name": "precipitation_flux"}
+    return fine.copy(data=values.astype(np.float32)).rename("pr").assign_attrs(attrs | {"long_name": "rain"})
+
+
+@pytest.fixture(scope="module")
+def ds(fine, rain) -> xr.Dataset:
+    return xr.Dataset({"tas": fine, "pr": rain}, attrs={"title": "toy"})
+
+
+# the Dataset accessor
+
+
+def test_variables_of_a_dataset_are_refined_together(ds, check):
+    model = ds.sr.fit(2, **options())
+    assert model.names == ("tas", "pr") and model.spec.outputs == 2
+    sds = [target.scaling.sd for target in model.targets]
+    np.testing.assert_allclose(sds, [float(ds.tas.std()), float(ds.pr.std())], rtol=0.2)
+    coarse = ds.sr.coarsen(2)
+    out = coarse.sr.downscale(model)
+    assert isinstance(out, xr.Dataset) and list(out.data_vars) == ["tas", "pr"] and out.attrs == ds.attrs
+    for name in ("tas", "pr"):
+        assert out[name].attrs["units"] == ds[name].attrs["units"]
+        assert out[name].lat.equals(ds.lat) and out[name].elevation.equals(ds.elevation)
+        error, plain = (
+            float(((x - ds[name]) ** 2).mean()) for x in (out[name], coarse[name].sr.interpolate(2, like=ds))
+        )
+        assert error < plain
+    lazy = coarse.chunk(time=3, lat=6, lon=9).sr.downscale(model)
+    for name, sd in zip(("tas", "pr"), sds, strict=True):
+        assert lazy[name].chunks is not None
+        check.same_numbers(lazy[name], out[name], sd)
+
+
+def test_one_variable_gives_what_the_data_array_gives(ds):
+    alone, together = ds.tas.sr.fit(2, **options()), ds[["tas"]].sr.fit(2, **options())
+    coarse = ds.tas.sr.coarsen(2)
+    expected = coarse.sr.downscale(alone)
+    np.testing.assert_array_equal(coarse.to_dataset().sr.downscale(together).tas, expected)
+    np.testing.assert_array_equal(coarse.sr.downscale(together), expected)
+
+
+def test_a_model_of_several_variables_is_looked_up_by_all_their_names(ds):
+    model = ds.sr.fit(2, **options(activate=True))
+    try:
+        assert (("pr", "tas"), 2) in xsr.active_models()
+        coarse = ds.sr.coarsen(2)
+        turned = coarse[["pr", "tas"]].sr.downscale(scale=2)
+        assert list(turned.data_vars) == ["pr", "tas"]
+        np.testing.assert_array_equal(turned.tas, coarse.sr.downscale(model).tas)
+        with pytest.raises(NoModelError):
+            coarse.tas.sr.downscale(scale=2)
+        with pytest.raises(DataError, match="refines"):
+            coarse[["tas"]].sr.downscale(model)
+    finally:
+        xsr.deactivate()
+
+
+def test_the_score_has_a_dim_of_variables(ds):
+    model = ds.sr.fit(2, **options(validation=slice("2001-01-07", None)))
+    test = ds.isel(time=slice(6, None))
+    fine = test.sr.coarsen(2).sr.downscale(model)
+    table = fine.sr.score(test)
+    assert table["variable"].values.tolist() == ["tas", "pr"]
+    for name in ("tas", "pr"):
+        alone = fine[name].sr.score(test[name])
+        for metric in ("rmse", "bias"):
+            np.testing.assert_allclose(
+                table[metric].sel(variable=name, product="network", region="all"),
+                alone[metric].sel(product="network", region="all"),
+            )
+    assert "delta" in table["product"].values
+    assert np.isnan(table.rmse.sel(variable="pr", product="lapse", region="all"))
+
+
+def test_variables_on_other_times_are_refused(ds):
+    from xsuperres.fields.stack import check_together
+
+    with pytest.raises(DataError, match="different coordinates"):
+        check_together([ds.tas, ds.pr.assign_coords(time=ds.time + np.timedelta64(1, "h"))])
+    with pytest.raises(DataError, match="dims"):
+        check_together([ds.tas, ds.pr.isel(time=0, drop=True)])
+
+
+# transforms and bounds
+
+
+@pytest.mark.parametrize("kind", ["log1p", "sqrt", "anomaly"])
+@pytest.mark.parametrize("missing", [False, True])
+def test_a_transform_is_undone(rain, check, kind, missing, tmp_path):
+    """Before training the network adds nothing: what comes out is the linear baseline, in units of the variable."""
+    field = rain.where((rain.lat > 13) | (rain.lon > 12)) if missing else rain
+    model = field.sr.fit(2, **options(data={"transform": kind}, optimization={"max_steps": 1, "learning_rate": 1e-12}))
+    coarse = field.sr.coarsen(2)
+    out = coarse.sr.downscale(model)
+    target, unit = model.targets[0], model.targets[0].transform.unit
+    forth = {"log1p": lambda v: np.log1p(v / unit), "sqrt": np.sqrt, "anomaly": lambda v: v}[kind]
+    back = {"log1p": lambda v: np.expm1(v) * unit, "sqrt": lambda v: v * np.abs(v), "anomaly": lambda v: v}[kind]
+    shown = coarse.copy(data=forth(coarse.values.astype(float)))
+    above = 0.0
+    if kind == "anomaly":
+        shown, above = shown - target.climatology[0], target.climatology[1]
+    expected = back(shown.sr.interpolate(2, like=field).values + np.nan_to_num(target.baselines.delta) + above)
+    known = np.isfinite(out.values) & np.isfinite(expected)
+    expected = np.maximum(expected, 0.0)  # rain is never negative
+    np.testing.assert_allclose(out.values[known], expected[known], rtol=2e-3, atol=1e-9)
+    model.save(tmp_path / "model.safetensors")
+    np.testing.assert_array_equal(coarse.sr.downscale(tmp_path / "model.safetensors"), out)
+    check.same_numbers(coarse.chunk(time=3, lat=6).sr.downscale(model), out, float(field.std()))
+
+
+def test_trained_baselines_are_in_units_of_the_variable(rain):
+    train, test = rain.isel(time=slice(0, 6)), rain.isel(time=slice(6, None))
+    model = train.sr.fit(2, **options(data={"transform": "log1p"}))
+    table = test.sr.coarsen(2).sr.downscale(model).sr.score(test, metrics="rmse")
+    rmse = {str(p): float(table.rmse.sel(product=p, region="all")) for p in table["product"].values}
+    assert rmse["delta"] < rmse["bicubic"] and rmse["regression"] < rmse["bicubic"], rmse
+
+
+def test_bounds_are_kept(rain):
+    model = rain.sr.fit(2, **options(data={"valid_min": 1e-6, "valid_max": 2e-6}))
+    out = rain.sr.coarsen(2).sr.downscale(model)
+    assert float(out.min()) >= np.float32(1e-6) and float(out.max()) <= np.float32(2e-6)
+
+
+def test_softplus_keeps_the_output_positive(rain, reinitialise):
+    from dataclasses import replace
+
+    from xsuperres.nn.network import build_network
+
+    out, rain = {}, rain.assign_attrs(standard_name="unknown_flux")  # one that might be negative
+    for act in (None, "softplus", "relu"):
+        model = rain.sr.fit(2, **options(network=TINY | {"output_activation": act}))
+        network = build_network(model.spec).eval()
+        reinitialise(network, seed=3, gain=3.0)
+        out[act] = rain.sr.coarsen(2).sr.downscale(replace(model, network=network))
+    assert float(out[None].min()) < -1e-7
+    assert float(out["softplus"].min()) > -1e-12
+    np.testing.assert_allclose(out["relu"], out[None].clip(0), atol=1e-11)
+
+
+def test_an_activation_of_anomalies_is_refused(rain):
+    with pytest.raises(ConfigError, match="transform='anomaly'"):
+        rain.sr.fit(2, **options(network=TINY | {"output_activation": "relu"}, data={"transform": "anomaly"}))
+    with pytest.raises(ConfigError, match="fixed domain"):
+        rain.sr.fit(2, **options(data={"transform": "anomaly", "domain": "open"}))
+
+
+# predictors and the calendar
+
+
+def test_predictors_on_any_grid(fine, rain, check):
+    coarse = fine.sr.coarsen(2)
+    third = (
+        toy_field(time=8, y=64, x=96, seed=4).rename("z").assign_attrs(units="m", standard_name="geopotential_height")
+    )
+    lat = np.linspace(float(fine.lat[0]) - 1, float(fine.lat[-1]) + 1, 64)
+    lon = np.linspace(float(fine.lon[0]) - 1, float(fine.lon[-1]) + 1, 96)
+    third = third.drop_vars(["elevation", "land_fraction"]).assign_coords(lat=lat, lon=lon)
+    same = (coarse * 2).rename("same").assign_attrs(units="1")
+    model = fine.sr.fit(2, predictors=[rain, third, same], **options())
+    assert [p.variable.name for p in model.predictors] == ["pr", "z", "same"]
+    out = coarse.sr.downscale(model, predictors=[same, rain.sr.coarsen(2), third])
+    np.testing.assert_allclose(out, coarse.sr.downscale(model, predictors=[rain, third, same]), rtol=1e-6, atol=1e-4)
+    lazy = coarse.chunk(time=3, lat=6).sr.downscale(model, predictors=[same.chunk(time=2), rain, third])
+    check.same_numbers(lazy, out, model.scaling.sd)
+    other = coarse.sr.downscale(model, predictors=[same, rain + 1e-6, third])
+    assert float(np.abs(other - out).max()) > 0, "they are read"
+
+
+def test_a_predictor_that_tells_the_answer_is_used(fine):
+    """The fine structure of each time, told by its coarse pattern, is learnt from the predictor alone."""
+    rng = np.random.default_rng(0)
+    amount = xr.DataArray(rng.normal(size=24).astype(np.float32), dims="time")
+    base = toy_field(time=24, y=24, x=36)
+    pattern = xr.DataArray(np.tile([[1.0, -1.0], [-1.0, 1.0]], (12, 18)).astype(np.float32), dims=("lat", "lon"))
+    field = (base + 3 * amount * pattern).transpose(*base.dims).astype(np.float32).assign_attrs(base.attrs)
+    told = base.copy(data=np.broadcast_to(amount.values[:, None, None], base.shape).copy()).rename("amount")
+    told = told.assign_attrs(units="1")
+    train, test = slice(0, 18), slice(18, None)
+    error = {}
+    for name, predictors in (("with", told), ("without", None)):
+        given = None if predictors is None else predictors.isel(time=train)
+        model = field.isel(time=train).sr.fit(
+            2, predictors=given,
+            **options(optimization={"max_steps": 250, "learning_rate": 1e-2, "validations": 2},
+                      network={"width": 8, "depth": 1, "head_width": 8}),
+        )  # fmt: skip
+        given = None if predictors is None else predictors.isel(time=test)
+        out = field.isel(time=test).sr.coarsen(2).sr.downscale(model, predictors=given)
+        error[name] = float(((out - field.isel(time=test)) ** 2).mean() ** 0.5)
+    assert error["with"] < 0.6 * error["without"], error
+
+
+def test_predictors_are_asked_for_by_name_and_units(fine, rain):
+    model, coarse = fine.sr.fit(2, predictors=rain, **options()), fine.sr.coarsen(2)
+    with pytest.raises(DataError, match=r"predictors \['pr'\].*missing"):
+        coarse.sr.downscale(model)
+    with pytest.raises(UnitsError, match="predictor 'pr'"):
+        coarse.sr.downscale(model, predictors=rain.assign_attrs(units="mm day-1"))
+    with pytest.raises(DataError, match="lacks 1 of 8 values of 'time'"):
+        coarse.sr.downscale(model, predictors=rain.isel(time=slice(1, None)))
+    with pytest.raises(GridError):
+        coarse.sr.downscale(model, predictors=rain.isel(lon=slice(0, 20)))
+    with pytest.raises(DataError, match="names of their own"):
+        fine.sr.fit(2, predictors=[rain, rain], **options())
+    with pytest.raises(DataError, match="takes Datasets"):
+        fine.sr.fit(2, predictors=["pr"], **options())
+
+
+def test_the_calendar_is_shown(fine, check):
+    """A cycle of the day that the coarse field does not show is learnt from the hour."""
+    model = fine.sr.fit(2, **options(data={"calendar": True}))
+    assert model.spec.inputs == 6
+    coarse = fine.sr.coarsen(2)
+    out = coarse.sr.downscale(model)
+    other = coarse.assign_coords(time=coarse.time + np.timedelta64(180, "D")).sr.downscale(model)
+    assert float(np.abs(out.values - other.values).max()) > 0
+    check.same_numbers(coarse.chunk(time=3).sr.downscale(model), out, model.scaling.sd)
+    with pytest.raises(DataError, match="calendar=True needs dates"):
+        fine.drop_vars("time").sr.fit(2, **options(data={"calendar": True}))
+
+
+# explicit pairs
+
+
+@pytest.fixture(scope="module")
+def globe() -> xr.DataArray:
+    """Return a fine global field of weather, one-degree-like: 4 fine cells make a coarse one."""
+    return toy_field(time=12, y=48, x=96, periodic=True)
+
+
+def test_pairs_of_aligned_grids_equal_perfect_prognosis(fine):
+    """Where the coarse data are the coarsened target both ways are one."""
+    coarse = fine.sr.coarsen(2).drop_vars(["elevation", "land_fraction"])
+    pairs, perfect = coarse.sr.fit(target=fine, **options()), fine.sr.fit(2, **options())
+    assert pairs.scale == 2 and pairs.paired and not any(pairs.margin)
+    for name, weight in perfect.network.state_dict().items():
+        np.testing.assert_allclose(pairs.network.state_dict()[name], weight, rtol=0, atol=2e-5, err_msg=name)
+
+
+def test_a_coarse_domain_larger_than_the_fine_one_is_context(globe, check):
+    fine = globe.isel(lat=slice(16, 40), lon=slice(24, 72))
+    coarse = globe.sr.coarsen(4)
+    model = coarse.sr.fit(target=fine, **options())
+    assert min(model.margin) >= 1
+    out = coarse.sr.downscale(model)
+    assert out.lat.equals(fine.lat) and out.lon.equals(fine.lon) and out.elevation.equals(fine.elevation)
+    assert out.notnull().all()
+    check.same_numbers(coarse.chunk(time=5, lon=12).sr.downscale(model), out, model.scaling.sd)
+    own = coarse.sel(lat=slice(*_ends(fine.lat)), lon=slice(*_ends(fine.lon)))
+    alone = own.sr.downscale(model)
+    assert alone.shape == out.shape
+    inner = {"lat": slice(8, -8), "lon": slice(16, -16)}
+    assert float(np.abs(alone - out).max()) > float(np.abs((alone - out).isel(inner)).max())
+
+
+def _ends(line: xr.DataArray) -> tuple[float, float]:
+    low, high = float(line.min()) - 0.1, float(line.max()) + 0.1
+    return (low, high) if float(line[1]) > float(line[0]) else (high, low)
+
+
+def test_a_forecast_on_other_cells_is_brought_onto_blocks(globe, caplog):
+    """Coarse cells centred elsewhere: conservatively, at training and at inference, and the log says so."""
+    fine = globe.isel(lat=slice(8, 40))
+    shifted = globe.assign_coords(lon=globe.lon + 0.5 * float(globe.lon[1] - globe.lon[0]))
+    coarse = shifted.sr.coarsen(4).drop_vars(["elevation", "land_fraction"])
+    with caplog.at_level(logging.INFO, logger="xsuperres"):
+        model = coarse.sr.fit(target=fine, **options())
+    assert "conservatively" in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.INFO, logger="xsuperres"):
+        out = coarse.sr.downscale(model)
+    assert "conservatively" in caplog.text
+    assert set(np.round(out.lon.values, 6)) <= set(np.round(fine.lon.values, 6))
+    truth = fine.sel(lat=out.lat, lon=out.lon)
+    assert float(((out - truth) ** 2).mean()) < float(
+        ((coarse.sr.interpolate(4, method="nearest").mean() - truth) ** 2).mean()
+    )
+
+
+def test_members_share_one_truth_and_times_are_joined(globe):
+    fine = globe.isel(lat=slice(16, 40), lon=slice(24, 72), time=slice(2, None))
+    coarse = globe.sr.coarsen(4)
+    ensemble = xr.concat([coarse, coarse + 0.1, coarse - 0.1], "member")
+    model = ensemble.sr.fit(target=fine, **options())
+    assert model.training.samples == 3 * 8
+    out = ensemble.sr.downscale(model)
+    assert out.dims == ("member", "time", "lat", "lon") and out.sizes["time"] == 12
+
+
+def test_a_free_running_model_is_noticed(globe):
+    fine = globe.isel(lat=slice(16, 40), lon=slice(24, 72))
+    other = toy_field(time=12, y=48, x=96, periodic=True, seed=9).sr.coarsen(4)
+    noise = np.random.default_rng(0).normal(size=other.shape).astype(np.float32) * 5
+    with pytest.warns(XSuperResWarning, match="correlate by"):
+        (other + noise).assign_attrs(other.attrs).sr.fit(target=fine, **options())
+
+
+def test_pairs_that_do_not_fit(globe, fine):
+    coarse = globe.sr.coarsen(4)
+    with pytest.raises(GridError, match="whole number"):
+        globe.sr.coarsen(3).sr.fit(target=globe.sr.coarsen(2), **options())
+    with pytest.raises(DataError, match="No time is common"):
+        coarse.assign_coords(time=coarse.time + np.timedelta64(3650, "D")).sr.fit(target=globe, **options())
+    with pytest.raises(UnitsError):
+        coarse.sr.fit(target=globe.assign_attrs(units="degC"), **options())
+    with pytest.raises(ConfigError, match="differs from the 4 fine cells"):
+        coarse.sr.fit(3, target=globe, **options())
+    with pytest.raises(ConfigError, match="Pass the scale"):
+        globe.sr.fit(**options())
+    with pytest.raises(GridError, match="do not cover"):
+        coarse.isel(lat=slice(0, 3)).sr.fit(target=globe.isel(lat=slice(30, 48)), **options())
