@@ -1,0 +1,234 @@
+"""Layers chosen by name: what they compute, what they depend on, and that none breaks the tiles."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+import xsuperres as xsr
+from xsuperres.config import NetworkConfig
+from xsuperres.errors import ConfigError, ModelFileError, UnknownNameError, XSuperResWarning
+from xsuperres.nn.geometry import Chain
+from xsuperres.nn.layers import ATTENTION, DROPOUT, NORMALIZATION, ChannelNorm, attention, dropout, normalization
+from xsuperres.nn.place import Place, at
+from xsuperres.testing import toy_field
+from xsuperres.training.averaging import estimate_statistics
+
+OPTIONS = {
+    "sampling": {"batch_size": 2, "patch_size": 6},
+    "optimization": {"max_steps": 4, "validations": 1, "learning_rate": 1e-2},
+    "progress": False,
+    "activate": False,
+}
+
+
+def fit(da, *, upsampling="subpixel", **network):
+    tiny = {"width": 8, "depth": 1, "head_width": 4} | network
+    return da.sr.fit(2, upsampling=upsampling, network=tiny, **OPTIONS)
+
+
+@pytest.fixture(scope="module")
+def globe():
+    return toy_field(time=6, y=48, x=72, periodic=True)
+
+
+# each by itself
+
+
+@pytest.mark.parametrize(("groups", "width"), [(1, 6), (2, 6), (4, 8), (4, 6), (4, 3)])
+def test_channel_norm_against_a_loop(groups, width):
+    norm = ChannelNorm(width, groups).double()
+    torch.nn.init.normal_(norm.scale)
+    torch.nn.init.normal_(norm.shift)
+    x = torch.randn(2, width, 3, 4, dtype=torch.float64)
+    got, size = norm(x), width // norm.groups
+    assert size > 1 or width == 1
+    for first in range(0, width, size):
+        part = x[:, first : first + size]
+        mean, var = part.mean(dim=1, keepdim=True), part.var(dim=1, keepdim=True, unbiased=False)
+        own = slice(first, first + size)
+        expected = (part - mean) / (var + 1e-5).sqrt() * norm.scale[own, None, None] + norm.shift[own, None, None]
+        torch.testing.assert_close(got[:, own], expected)
+
+
+def test_a_layer_norm_does_not_make_a_constant_of_everything():
+    """As DL4DS's does: each cell keeps what tells its channels apart."""
+    out = NORMALIZATION.get("layer")(6)(torch.randn(1, 6, 5, 5))
+    assert float(out.std(dim=(2, 3)).min()) > 0.1
+
+
+@pytest.mark.parametrize("name", ["layer", "group"])
+def test_normalisation_per_cell_looks_at_no_other_cell(name):
+    norm, x = normalization(name, 8), torch.randn(1, 8, 6, 6)
+    other = x.clone()
+    other[..., 2, 3] += 5
+    changed = (norm(x) != norm(other)).any(dim=1)[0]
+    assert changed.sum() == 1 and changed[2, 3]
+
+
+def test_channel_attention_is_squeeze_and_excitation():
+    block, x = ATTENTION.get("channel")(8), torch.randn(2, 8, 5, 6)
+    weight = torch.sigmoid(block.excite(F.relu(block.squeeze(x.mean(dim=(2, 3), keepdim=True)))))
+    torch.testing.assert_close(block(x), x * weight)
+    core = Place(torch.arange(5), torch.arange(6), core=(slice(0, 5), slice(1, 5)))
+    with at(core):
+        inner = torch.sigmoid(block.excite(F.relu(block.squeeze(x[..., 1:5].mean(dim=(2, 3), keepdim=True)))))
+        torch.testing.assert_close(block(x), x * inner)
+
+
+def test_local_attention_reads_what_it_says():
+    block = ATTENTION.get("local")(4)
+    x, other = torch.randn(1, 4, 15, 15), None
+    other = x.clone()
+    other[..., 7, 7] += 5
+    changed = (block(x) != block(other)).any(dim=1)[0]
+    assert changed.sum() == (2 * block.reach + 1) ** 2
+
+
+@pytest.mark.parametrize("name", list(DROPOUT))
+def test_dropout_keeps_the_mean_and_is_off_at_inference(name):
+    torch.manual_seed(0)
+    layer, x = dropout(name, 0.3), torch.ones(64, 32, 8, 8)
+    layer.train()
+    assert float(layer(x).mean()) == pytest.approx(1, abs=0.02)
+    assert float(layer(x).var()) == pytest.approx(0.3 / 0.7, rel=0.05)
+    if name == "spatial":
+        assert float(layer(x).var(dim=(2, 3)).max()) == 0
+    layer.eval()
+    assert torch.equal(layer(x), x)
+
+
+def test_no_name_is_no_layer():
+    for block in (normalization(None, 4), attention(None, 4), dropout(None, 0.5), dropout("vanilla", 0.0)):
+        assert isinstance(block, Chain) and not list(block.parameters())
+        assert torch.equal(block(torch.ones(1, 4, 2, 2)), torch.ones(1, 4, 2, 2))
+
+
+# in networks
+
+
+@pytest.mark.parametrize("backbone", ["conv", "residual", "dense", "convnext", "unet"])
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"normalization": "batch"},
+        {"normalization": "layer", "activation": "leaky_relu"},
+        {"normalization": "group", "separable": True},
+        {"attention": "local", "dropout": "vanilla"},
+    ],
+)
+def test_parts_tile_and_are_saved(globe, check, tmp_path, backbone, parts):
+    tiny = {"width": 8, "depth": 1, "head_width": 4} | parts
+    model = globe.sr.fit(2, backbone=backbone, upsampling="subpixel", network=tiny, **OPTIONS)
+    coarse = globe.sr.coarsen(2)
+    out = check.chunked_equals_whole(model, coarse, {"time": 4, "lat": 12, "lon": 12})
+    model.save(tmp_path / "model.safetensors")
+    np.testing.assert_array_equal(coarse.sr.downscale(tmp_path / "model.safetensors"), out)
+    check.rolling_commutes(model, coarse, 7)
+
+
+@pytest.mark.parametrize("upsampling", ["interpolation", "subpixel"])
+def test_a_network_that_looks_at_the_whole_domain(globe, check, upsampling, tmp_path):
+    """No halo makes its tiles exact: chunks in y and x are merged, with a warning that names the memory."""
+    model, coarse = fit(globe, upsampling=upsampling, attention="channel"), globe.sr.coarsen(2)
+    assert model.halo is None and "whole domain" in repr(model)
+    whole = coarse.sr.downscale(model)
+    check.same_numbers(coarse.chunk(time=1).sr.downscale(model), whole, model.scaling.sd)
+    with pytest.warns(XSuperResWarning, match=r"whole domain.*MiB"):
+        merged = coarse.chunk(lat=12, lon=12).sr.downscale(model)
+    check.same_numbers(merged, whole, model.scaling.sd)
+    assert merged.chunks[1:] == ((48,), (72,))
+    check.rolling_commutes(model, coarse, 5)
+    with xsr.set_options(memory_budget=2**20):
+        check.same_numbers(coarse.sr.downscale(model), whole, model.scaling.sd)
+    model.save(tmp_path / "model.safetensors")
+    assert xsr.load_model(tmp_path / "model.safetensors").halo is None
+
+
+def test_statistics_of_batch_normalisation_belong_to_the_averaged_weights(globe, monkeypatch):
+    """They are estimated anew for the weights that are kept, always on the same batches."""
+    from xsuperres import fitting
+
+    kept = {}
+    true_train = fitting.train
+
+    def spy(network, reader, *args, **options):
+        kept["reader"] = reader
+        return true_train(network, reader, *args, **options)
+
+    monkeypatch.setattr(fitting, "train", spy)
+    model = fit(globe, normalization="batch")
+    layers = [m for m in model.network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    before = [(layer.running_mean.clone(), layer.running_var.clone()) for layer in layers]
+    assert layers and all(float(var.sub(1).abs().max()) > 1e-3 for _, var in before)
+    estimate_statistics(model.network, kept["reader"], torch.device("cpu"))
+    for layer, (mean, var) in zip(layers, before, strict=True):
+        torch.testing.assert_close(layer.running_mean, mean)
+        torch.testing.assert_close(layer.running_var, var)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"normalization": "bath"}, "Did you mean 'batch'"),
+        ({"attention": "chanel"}, "Did you mean 'channel'"),
+        ({"dropout": "spatal"}, "Did you mean 'spatial'"),
+        ({"output_activation": "softmax"}, "softplus"),
+    ],
+)
+def test_unknown_parts_list_the_choices(globe, settings, message):
+    with pytest.raises(UnknownNameError, match=message):
+        fit(globe, **settings)
+    with pytest.raises(ConfigError, match="dropout_rate"):
+        NetworkConfig(dropout_rate=1.0)
+    with pytest.raises(ConfigError, match="True or False"):
+        NetworkConfig(separable="yes")
+
+
+# parts of one's own
+
+
+def test_a_part_registered_in_a_notebook_is_as_good_as_ours(globe, check, tmp_path):
+    """Backbone, loss, discriminator, upsampling: a few lines each, saved by name, missed by name."""
+    from xsuperres.nn.blocks import Conv
+    from xsuperres.nn.layers import activation
+    from xsuperres.nn.upsamplers import SubPixel
+
+    @xsr.BACKBONES.add("single")
+    def single(config):
+        return Chain(Conv(config.width, config.width, size=5), activation(config.activation))
+
+    @xsr.LOSSES.add("quartic")
+    def quartic(prediction, target, weight):
+        return ((prediction - target) ** 4 * weight).sum() / weight.sum()
+
+    @xsr.UPSAMPLERS.add("mine")
+    class Mine(SubPixel):
+        """Sub-pixel convolution by another name."""
+
+    @xsr.DISCRIMINATORS.add("pixel")
+    class Pixel(xsr.DISCRIMINATORS.get("residual")):
+        """Residual by another name."""
+
+    options = OPTIONS | {"optimization": OPTIONS["optimization"] | {"loss": {"quartic": 1.0, "mae": 0.5}}}
+    try:
+        model = globe.sr.fit(
+            2, backbone="single", upsampling="mine", training="adversarial",
+            adversarial={"discriminator": "pixel", "width": 4, "depth": 1}, **options,
+        )  # fmt: skip
+        coarse = globe.sr.coarsen(2)
+        out = check.chunked_equals_whole(model, coarse, {"lat": 12, "lon": 18})
+        model.save(tmp_path / "mine.safetensors")
+        np.testing.assert_array_equal(coarse.sr.downscale(tmp_path / "mine.safetensors"), out)
+    finally:
+        for registry, name in (
+            (xsr.BACKBONES, "single"),
+            (xsr.LOSSES, "quartic"),
+            (xsr.UPSAMPLERS, "mine"),
+            (xsr.DISCRIMINATORS, "pixel"),
+        ):
+            registry._parts.pop(name)
+    with pytest.raises(ModelFileError, match=r"not registered in this process.*(single|mine).*Import the module"):
+        xsr.load_model(tmp_path / "mine.safetensors")
