@@ -89,6 +89,13 @@ def _shifted(field: xr.DataArray, west: float) -> xr.DataArray:
     return field.assign_coords(lon=lon)
 
 
+def _between_the_poles(field: xr.DataArray) -> xr.DataArray:
+    """Return `field` about the equator, where a tall one would go beyond a pole."""
+    if abs(field.lat).max() < 89:
+        return field
+    return field.assign_coords(lat=field.lat.copy(data=field.lat.values - field.lat.values.mean()))
+
+
 def _with_coast(field: xr.DataArray) -> xr.DataArray:
     """Return `field` with a continent missing in all times and a hole in one of them."""
     ny, nx = field.sizes["lat"], field.sizes["lon"]
@@ -99,6 +106,7 @@ def _with_coast(field: xr.DataArray) -> xr.DataArray:
     return field.copy(data=values.astype(field.dtype))
 
 
+Settings = tuple[tuple[str, object], ...]
 _TRAINED: dict[tuple, SimpleNamespace] = {}
 
 
@@ -116,28 +124,33 @@ def tiny_model(
     seed: int = 0,
     positive: bool = False,
     gain: float = 1.0,
-    network: tuple[tuple[str, object], ...] = (),
+    network: Settings = (),
+    data: Settings = (),
+    options: Settings = (),
 ) -> SimpleNamespace:
     """Return a model whose every parameter is random, with the fine field it knows and its coarsening.
 
-    One step of training per combination gives it scaling, baselines and grid; the result is kept.
+    One step of training per combination gives it scaling, baselines and grid; the result is kept. `options` are
+    further keywords of ``fit``.
     """
-    key = (backbone, upsampling, scale, coarse, periodic, missing, domain, west, dtype, seed, positive, gain, network)
+    key = (backbone, upsampling, scale, coarse, periodic, missing, domain, west, dtype, seed, positive, gain)
+    key = (*key, network, data, options)
     if key not in _TRAINED:
         field = toy_field(time=3, y=coarse[0] * scale, x=coarse[1] * scale, periodic=periodic, dtype=dtype)
-        field = _shifted(field, west)
+        field = _between_the_poles(_shifted(field, west))
         field = _with_coast(field) if missing else field
         trained = field.sr.fit(
             scale,
             backbone=backbone,
             upsampling=upsampling,
             network=TINY | dict(network),
-            data={"domain": domain},
+            data={"domain": domain} | dict(data),
             sampling={"batch_size": 1},
             optimization={"max_steps": 1, "validations": 1},
             validation=None,
             progress=False,
             activate=False,
+            **dict(options),
         )
         randomize(trained.network, seed=seed, positive=positive, gain=gain)
         model = replace(trained)  # a new object: digest and halo are cached on the old one

@@ -94,7 +94,7 @@ def test_nothing_lives_on_the_accessor(fine):
     before = copy.copy(vars(fine.sr))
     fine.sr.fit(2, **QUICK)
     assert vars(fine.sr) == before
-    assert list(before) == ["_da"]
+    assert list(before) == ["_obj"]
 
 
 def test_fit_leaves_its_input_alone(fine):

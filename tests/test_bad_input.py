@@ -511,7 +511,7 @@ def test_unknown_names_elsewhere(fine, kind, operation, meant):
     [
         lambda da: da.sr.fit(2, lr=1e-3),
         lambda da: da.sr.fit(2, epochs=3),
-        lambda da: da.sr.fit(2, target=da),
+        lambda da: da.sr.fit(2, targets=da),
         lambda da: da.sr.downscale(scale=2, member=4),
         lambda da: da.sr.downscale(scale=2, tta=True),
         lambda da: da.sr.coarsen(2, how="mean"),

@@ -807,3 +807,16 @@ def test_the_progress_bar_shows_loss_and_validation(fine, capsys):
     assert "loss" in shown and "of bicubic" in shown and "100%" in shown
     fit(fine, validation=0.2, progress=False)
     assert capsys.readouterr().err == ""
+
+
+def test_fine_tuning_with_static_fields_of_other_units_is_refused(fine):
+    start = fit(fine)
+    scaled = fine.assign_coords(elevation=(fine.elevation / 1000).assign_attrs(fine.elevation.attrs, units="km"))
+    with pytest.raises(UnitsError, match="static field 'elevation': expected units of 'm' like init, got 'km'"):
+        fit(scaled, init=start)
+    percent = (100 * fine.land_fraction).assign_attrs(fine.land_fraction.attrs, units="%")
+    with pytest.raises(UnitsError, match="static field 'land_fraction'"):
+        fit(fine.assign_coords(land_fraction=percent), init=start)
+    silent = fine.assign_coords(elevation=fine.elevation.drop_attrs(deep=False))
+    with pytest.warns(XSuperResWarning, match="static field 'elevation': units are None"):
+        fit(silent, init=start)

@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 import xsuperres
-from xsuperres.accessor import SuperResolutionAccessor
+from xsuperres.accessor import DatasetSuperResolutionAccessor, SuperResolutionAccessor
 
 PACKAGE = Path(xsuperres.__file__).parent
 ROOT = PACKAGE.parent
@@ -79,7 +79,7 @@ print(*sorted(set(sys.modules) - before))
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     imported, everything, looked_at = (set(line.split()) for line in run.stdout.split("\n")[:3])
-    assert imported == {"xsuperres", "xsuperres.accessor", "xsuperres._version"}
+    assert imported == {"xsuperres", "xsuperres._version", *(m for m in MODULES if m.startswith("xsuperres.accessor"))}
     assert not everything & HEAVY
     assert not looked_at
 
@@ -102,7 +102,7 @@ def test_every_name_in_all_exists(name):
 def test_all_is_sorted_and_private_names_stay_private(name):
     listed = [entry for entry in getattr(importlib.import_module(name), "__all__", []) if entry != "__version__"]
     assert not [entry for entry in listed if entry.startswith("_")]
-    assert listed == sorted(listed, key=lambda entry: (not entry.isupper(), not entry[0].isupper(), entry))
+    assert listed == sorted(listed, key=lambda name: (not (name.isupper() and len(name) > 1), name[0].islower(), name))
 
 
 @every_module
@@ -140,13 +140,15 @@ def test_folders_hand_nothing_on_but_names():
             assert all(isinstance(node, kinds) for node in body), init
 
 
-# The accessor.
+# The accessors.
 
-METHODS = [name for name in vars(SuperResolutionAccessor) if not name.startswith("_")]
+METHODS = [name for name in dir(SuperResolutionAccessor) if not name.startswith("_")]
 
 
 def test_the_methods():
     assert set(METHODS) == {"fit", "downscale", "interpolate", "coarsen", "score", "describe", "with_bounds"}
+    for name in METHODS:
+        assert getattr(DatasetSuperResolutionAccessor, name) is getattr(SuperResolutionAccessor, name)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -191,12 +193,14 @@ def test_accessor_documents_its_defaults(name):
             assert {part.strip(' "') for part in told[1].split(",")} == set(registry)
 
 
-def test_the_accessor_stores_the_object_alone():
+@pytest.mark.parametrize("kind", ["DataArray", "Dataset"])
+def test_the_accessor_stores_the_object_alone(kind):
     field = xsuperres.testing.toy_field(time=1, y=4, x=4)
+    field = field if kind == "DataArray" else field.to_dataset()
     accessor = field.sr
-    assert list(vars(accessor).values()) == [field]
+    assert len(vars(accessor)) == 1 and accessor._obj is field
     accessor.coarsen(2)
-    assert list(vars(accessor)) == ["_da"]
+    assert list(vars(accessor)) == ["_obj"]
 
 
 # Sizes.

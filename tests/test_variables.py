@@ -9,7 +9,15 @@ import pytest
 import xarray as xr
 
 import xsuperres as xsr
-from xsuperres.errors import ConfigError, DataError, GridError, NoModelError, UnitsError, XSuperResWarning
+from xsuperres.errors import (
+    ConfigError,
+    DataError,
+    GridError,
+    NoModelError,
+    UnitsError,
+    UnknownNameError,
+    XSuperResWarning,
+)
 from xsuperres.testing import toy_field
 
 TINY = {"width": 5, "depth": 1, "head_width": 4}
@@ -152,6 +160,12 @@ def test_trained_baselines_are_in_units_of_the_variable(rain):
     table = test.sr.coarsen(2).sr.downscale(model).sr.score(test, metrics="rmse")
     rmse = {str(p): float(table.rmse.sel(product=p, region="all")) for p in table["product"].values}
     assert rmse["delta"] < rmse["bicubic"] and rmse["regression"] < rmse["bicubic"], rmse
+
+
+def test_a_setting_of_a_variable_that_is_not_there(ds):
+    for data in ({"valid_min": {"prr": 0}}, {"transform": {"prr": "sqrt"}}):
+        with pytest.raises(UnknownNameError, match="Did you mean 'pr'"):
+            ds.sr.fit(2, **options(data=data))
 
 
 def test_bounds_are_kept(rain):

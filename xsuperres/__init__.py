@@ -25,22 +25,22 @@ _HOMES = {
     "DataConfig": "config",
     "NetworkConfig": "config",
     "OptimizationConfig": "config",
-    "SamplingConfig": "config",
     "SRModel": "model.artefact",
-    "load_model": "model.file",
+    "SamplingConfig": "config",
     "activate": "model.table",
     "active_models": "model.table",
     "deactivate": "model.table",
-    "plot_history": "verify.plots:history",
-    "plot_maps": "verify.plots:maps",
-    "score_table": "verify.report:as_table",
-    "set_options": "options",
     "errors": "",
+    "load_model": "model.file",
+    "plot_history": "verify.plots",
+    "plot_maps": "verify.plots",
+    "score_table": "verify.report",
+    "set_options": "options",
     "testing": "",
     "tutorial": "",
 }
 
-__all__ = ["__version__", *sorted(_HOMES)]
+__all__ = ["__version__", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:
@@ -49,9 +49,8 @@ def __getattr__(name: str) -> Any:
     home = _HOMES[name]
     if not home:
         return importlib.import_module(f"xsuperres.{name}")
-    module, _, attribute = home.partition(":")
-    return getattr(importlib.import_module(f"xsuperres.{module}"), attribute or name)
+    return getattr(importlib.import_module(f"xsuperres.{home}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+    return sorted(__all__)

@@ -135,7 +135,11 @@ class DataConfig:
         Of the variable before scaling, undone at the end. log1p is in units of the training mean of its size; anomaly
         is the departure from each cell's training mean, on a fixed domain. For several variables, one each.
     valid_min, valid_max : float, dict of name to float, or None
-        Physical bounds of the result, in its units.
+        Physical bounds of the result, in its units. Without `valid_min`, results are kept from falling below 0 where
+        the training data never do and the CF standard_name says that there is nothing below: precipitation_flux,
+        precipitation_amount, lwe_precipitation_rate, lwe_thickness_of_precipitation_amount,
+        convective_precipitation_flux, snowfall_flux, specific_humidity, relative_humidity, cloud_area_fraction,
+        wind_speed, surface_downwelling_shortwave_flux_in_air. A dict with None for the variable's name turns that off.
     """
 
     domain: Literal["auto", "fixed", "open"] = "auto"

@@ -34,7 +34,7 @@ from xsuperres.samples.readers import Mirror, Planes, Reader
 from xsuperres.settings import FitSettings
 from xsuperres.training.adversarial import AdversarialStep
 from xsuperres.training.budget import Clock
-from xsuperres.training.loop import Prefer, Step, Trained, Validate, train
+from xsuperres.training.loop import Step, Trained, Validate, train
 from xsuperres.training.supervised import SupervisedStep
 
 __all__ = ["fit"]
@@ -162,6 +162,8 @@ def _started_from(model: SRModel, init: SRModel, sampling: SamplingConfig) -> SR
             "init= was scaled about a mean other than 0, so mirroring cannot change the sign; fine-tune without "
             "flip_sign, or train anew."
         )
+    for name, field in init.static.data_vars.items():
+        check_units(model.static[name], field.attrs.get("units"), what=f"static field {name!r}", like="init")
     model.network.load_state_dict(init.network.state_dict())
     targets = [
         replace(  # the units of inputs and output
@@ -198,10 +200,7 @@ def _train(
             assert model.discriminator is not None
             against = model.discriminator.to(device).train()
             step = AdversarialStep(network, against, model.channels, config, settings.adversarial)
-        prefer: Prefer = "last" if settings.training == "adversarial" else "best"
-        trained = train(
-            network, reader, step, validate, config, clock=clock, device=device, progress=progress, prefer=prefer
-        )
+        trained = train(network, reader, step, validate, config, clock=clock, device=device, progress=progress)
     return model, trained
 
 
@@ -275,8 +274,10 @@ def _validator(model: SRModel, material: Material, settings: FitSettings, device
 
 
 def _finished(model: SRModel, trained: Trained, material: Material, settings: FitSettings, clock: Clock) -> SRModel:
+    period, held_out = _times(material)
     record = TrainingRecord(
-        period=_period(material),
+        period=period,
+        held_out=held_out,
         samples=int(material.holdout.training.sum()),
         seed=settings.seed,
         steps=trained.steps,
@@ -292,13 +293,18 @@ def _finished(model: SRModel, trained: Trained, material: Material, settings: Fi
     return replace(model, network=trained.network.to("cpu").eval(), training=record, discriminator=against)
 
 
-def _period(material: Material) -> tuple[str, str] | None:
-    """Return the first and last time that was trained on."""
+def _times(material: Material) -> tuple[tuple[str, str] | None, tuple[tuple[str, str], ...]]:
+    """Return the first and last time that was trained on, and those of each stretch that was held out."""
     da, blocks, time = material.sources.like, material.blocks, material.grid.time
     if time is None or time != leading_dim(da, material.grid) or time not in da.coords:
-        return None
-    times = da.coords[time].values[material.holdout.training[:: blocks.per_step]]
-    return str(times.min())[:19], str(times.max())[:19]
+        return None, ()
+    order = np.argsort(da.coords[time].values, kind="stable")
+    times = [str(value)[:19] for value in da.coords[time].values[order]]
+    trained = material.holdout.training[:: blocks.per_step][order]
+    at = np.flatnonzero(trained)
+    edges = np.flatnonzero(np.diff(trained, prepend=True, append=True))  # where stretches begin, and the next ones do
+    held_out = [(times[start], times[stop - 1]) for start, stop in edges.reshape(-1, 2)]
+    return (times[at[0]], times[at[-1]]), tuple(held_out)
 
 
 def _versions() -> dict[str, str]:

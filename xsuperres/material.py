@@ -5,7 +5,7 @@ Labelled arrays in; values are read block by block later.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import xarray as xr
 
-from xsuperres.errors import ConfigError, DataError, GridError
+from xsuperres.errors import ConfigError, DataError, GridError, unknown_name
 from xsuperres.fields.channels import channel_counts
 from xsuperres.fields.checks import check_units, check_values
 from xsuperres.fields.grid import Grid, grid_of
@@ -97,6 +97,7 @@ def gathered(sources: Sources, settings: FitSettings, static: StaticLike | None)
     for da in (*sources.targets, *(sources.coarse or ()), *sources.predictors):
         check_values(da)
     check_together(sources.targets)
+    _check_variable_names(sources, settings)
     if sources.coarse is not None:
         sources = _paired(sources, settings, static)
     first = sources.targets[0]
@@ -111,6 +112,15 @@ def gathered(sources: Sources, settings: FitSettings, static: StaticLike | None)
     holdout = hold_out(sources.like, grid, settings.validation, scale=settings.scale, halo=reach)
     blocks = _blocks(sources, grid, settings)
     return Material(sources, grid, planes, anomalies(planes, grid, settings.scale), blocks, holdout)
+
+
+def _check_variable_names(sources: Sources, settings: FitSettings) -> None:
+    """Refuse settings by variable that name none of the targets."""
+    names = [str(da.name) for da in sources.targets]
+    for setting in (settings.data.transform, settings.data.valid_min, settings.data.valid_max):
+        for name in setting if isinstance(setting, Mapping) else ():
+            if name not in names:
+                raise unknown_name("variable", name, names)
 
 
 def _paired(sources: Sources, settings: FitSettings, static: StaticLike | None) -> Sources:

@@ -5,6 +5,7 @@ Numpy in and out, by way of `FieldBlocks`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import xarray as xr
 from xsuperres.config import of_variable
 from xsuperres.errors import ConfigError, DataError
 from xsuperres.fields.baselines import InputMoments, Scaling, TrainingMoments
+from xsuperres.fields.checks import check_decoded
 from xsuperres.fields.transform import Transform, stacked_offsets
 from xsuperres.material import Material
 from xsuperres.model.artefact import Predictor, Target, Variable
@@ -21,6 +23,19 @@ from xsuperres.settings import FitSettings
 __all__ = ["fitted_parts"]
 
 _TOLD = ("units", "standard_name", "long_name")
+_NEVER_NEGATIVE = (  # CF standard names
+    "cloud_area_fraction",
+    "convective_precipitation_flux",
+    "lwe_precipitation_rate",
+    "lwe_thickness_of_precipitation_amount",
+    "precipitation_amount",
+    "precipitation_flux",
+    "relative_humidity",
+    "snowfall_flux",
+    "specific_humidity",
+    "surface_downwelling_shortwave_flux_in_air",
+    "wind_speed",
+)
 
 
 def fitted_parts(
@@ -33,7 +48,8 @@ def fitted_parts(
     Raises
     ------
     DataError
-        If a variable is constant or has no valid value, or there are too few fields for a fixed domain.
+        If a variable is constant, has no valid value or fill values that were not decoded, or there are too few fields
+        for a fixed domain.
     """
     sources, fixed = material.sources, settings.data.domain == "fixed"
     if fixed and material.holdout.training.sum() < 2:
@@ -42,7 +58,7 @@ def fitted_parts(
             "this field by heart. Use validation='space' or data={'domain': 'open'}, or more fields."
         )
     transforms, climatologies = _transforms(material, settings)
-    moments, inputs = _gathered(material, settings, transforms, climatologies)
+    moments, inputs, lowest = _gathered(material, settings, transforms, climatologies)
     targets = []
     for index, da in enumerate(sources.targets):
         scaling, baselines = moments[index].fit(da.name)
@@ -55,6 +71,7 @@ def fitted_parts(
                 baselines=baselines if fixed else baselines.pooled(),
                 transform=transforms[index],
                 climatology=climatologies[index],
+                bounds=_bounds(da, lowest[index], settings),
             )
         )
     predictors = [
@@ -72,6 +89,16 @@ def fitted_parts(
 def _variable(da: xr.DataArray, had_missing: bool) -> Variable:
     told = {name: None if da.attrs.get(name) is None else str(da.attrs[name]) for name in _TOLD}
     return Variable(name=None if da.name is None else str(da.name), had_missing=had_missing, **told)
+
+
+def _bounds(da: xr.DataArray, lowest: float, settings: FitSettings) -> tuple[float | None, float | None]:
+    """Return the physical bounds: those asked for; else 0 below what cannot be negative, and never is in training."""
+    given = settings.data.valid_min, settings.data.valid_max
+    low, high = (of_variable(bound, da.name) for bound in given)
+    asked = da.name in given[0] if isinstance(given[0], Mapping) else low is not None
+    if not asked and da.attrs.get("standard_name") in _NEVER_NEGATIVE and lowest >= 0:
+        low = 0.0
+    return low, high
 
 
 def _transforms(material: Material, settings: FitSettings) -> tuple[list[Transform], list[Any]]:
@@ -114,17 +141,22 @@ def _means(material: Material) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarra
 
 def _gathered(
     material: Material, settings: FitSettings, transforms: list[Transform], climatologies: list[Any]
-) -> tuple[list[TrainingMoments], list[InputMoments]]:
-    """Return the moments of targets, and those of all inputs, from one pass."""
+) -> tuple[list[TrainingMoments], list[InputMoments], list[float]]:
+    """Return the moments of targets, those of all inputs, and the lowest values of targets, from one pass."""
     blocks, holdout, radius = material.blocks, material.holdout, settings.data.contrast_radius
     area, count = material.grid.area * holdout.weight, len(transforms)
     moments = [TrainingMoments(area, material.anomaly, contrast_radius=radius) for _ in transforms]
     inputs = [m.inputs for m in moments] + [InputMoments(radius) for _ in material.sources.predictors]
     shapes = material.grid.coarsen(settings.scale).shape, material.grid.shape
     offsets = stacked_offsets(climatologies, shapes)
+    names = [da.name for da in (*material.sources.targets, *material.sources.predictors)]
+    lowest = [np.inf] * count
     for index in range(len(blocks)):
         fields = blocks.load(index)
+        for which, name in enumerate(names[:count]):
+            check_decoded(fields.target[:, which], name)
         for which, found in enumerate(inputs):
+            check_decoded(fields.inputs[:, which], names[which])
             found.missing = found.missing or not bool(np.isfinite(fields.inputs[:, which]).all())
         chosen = holdout.training[blocks.fields(index)]
         if not chosen.any():
@@ -132,7 +164,9 @@ def _gathered(
         part = fields.take(chosen)
         target, coarse, bicubic = blocks.transformed(part, transforms, offsets)
         for which, moment in enumerate(moments):
+            values = part.target[:, which]
+            lowest[which] = float(np.min(values, initial=lowest[which], where=np.isfinite(values)))
             moment.add(target[:, which], bicubic[:, which], coarse[:, which])
         for which in range(count, len(inputs)):
             inputs[which].add(part.inputs[:, which])
-    return moments, inputs
+    return moments, inputs, lowest

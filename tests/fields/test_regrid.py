@@ -11,6 +11,7 @@ import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 
+import xsuperres as xsr
 from xsuperres.errors import ConfigError, DataError, GridError, UnknownNameError
 from xsuperres.fields.axes import Axis
 from xsuperres.fields.grid import Grid, grid_of
@@ -388,7 +389,7 @@ class TestMethod:
         target = grid(np.arange(2.3, 15, lat), np.arange(2.3, 15, lon))
         got = regrid(da, target)
         assert got.identical(regrid(da, target, method=expected))
-        assert got.attrs["history"] == f"made\nxsuperres: regridding, {expected}"
+        assert got.attrs["history"] == f"made\nxsuperres {xsr.__version__}: regridding, {expected}"
 
     def test_choices(self):
         da = field(np.arange(0.0, 20), np.arange(0.0, 20))
@@ -479,7 +480,7 @@ class TestLabels:
             xr.testing.assert_identical(got[name].variable, target[name].variable)
         assert got.kind.values.tolist() == ["a", "b"]
         assert (got.name, got.dtype, got.attrs["units"]) == ("tas", np.float32, "K")
-        assert got.attrs["history"].startswith("made\nxsuperres: regridding")
+        assert got.attrs["history"].startswith(f"made\nxsuperres {xsr.__version__}: regridding")
         assert not got.encoding
         assert da.attrs["history"] == "made"
 

@@ -8,6 +8,7 @@ import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 
+import xsuperres as xsr
 from xsuperres.errors import GridError, UnknownNameError
 from xsuperres.fields.grid import grid_of
 from xsuperres.fields.resample import coarsen_array, interpolate_array
@@ -87,7 +88,7 @@ def test_coarsen_keeps_labels():
     assert {k: v for k, v in coarse.attrs.items() if k != "history"} == {
         k: v for k, v in fine.attrs.items() if k != "history"
     }
-    assert coarse.attrs["history"].startswith("made\nxsuperres: area-weighted coarsening, scale 4")
+    assert coarse.attrs["history"].startswith(f"made\nxsuperres {xsr.__version__}: area-weighted coarsening, scale 4")
     xr.testing.assert_identical(coarse.time, fine.time)
     assert coarse.kind.values.tolist() == ["a", "b"]
     assert int(coarse.lead) == 3

@@ -19,6 +19,7 @@ import torch
 import xarray as xr
 
 import xsuperres as xsr
+from xsuperres.errors import ModelFileError
 from xsuperres.fields.baselines import LinearBaselines
 from xsuperres.model.file import FORMAT_VERSION, digest_of, model_from_bytes, model_to_bytes
 from xsuperres.testing import toy_field
@@ -33,6 +34,12 @@ KINDS = {
     "no skip": {"network": (("skip", None),)},
     "dense": {"backbone": "dense", "upsampling": "deconvolution"},
     "conv": {"backbone": "conv", "upsampling": "interpolation", "dtype": "float64"},
+    "convnext": {"backbone": "convnext", "upsampling": "resize_bicubic", "network": (("attention", "local"),)},
+    "unet": {"backbone": "unet", "network": (("normalization", "batch"), ("separable", True), ("dropout", "vanilla"))},
+    "whole domain": {"network": (("attention", "channel"),)},
+    "time window": {"options": (("time_window", 2),), "data": (("calendar", True),)},
+    "anomaly": {"data": (("transform", "anomaly"), ("valid_min", 200))},
+    "logarithm": {"data": (("transform", "log1p"),), "missing": True},
 }
 
 
@@ -85,7 +92,7 @@ def assert_same_model(got, expected) -> None:
 
 def assert_same_target(got, expected) -> None:
     """Every part of a variable is equal."""
-    for name in ("variable", "scaling", "transform"):
+    for name in ("variable", "scaling", "transform", "bounds"):
         assert getattr(got, name) == getattr(expected, name), name
     assert (got.climatology is None) == (expected.climatology is None)
     for ours, theirs in zip(got.climatology or (), expected.climatology or (), strict=True):
@@ -191,9 +198,18 @@ def test_digest_is_stable(trained, tmp_path):
         assert other.digest == other.identity == digest, name
 
 
-def test_digest_is_that_of_the_file(trained):
-    content = model_to_bytes(trained)
-    assert header_of(content)["sha256"] == trained.digest
+def test_digest_leaves_out_seconds_that_the_file_checks(trained):
+    """What differs between identical trainings tells no models apart, and is guarded all the same."""
+    history = {**trained.training.history, "seconds": [99.0] * len(trained.training.history["step"])}
+    slower = replace(trained, training=replace(trained.training, cpu_seconds=99.0, history=history))
+    assert slower.digest == trained.digest
+    first, second = model_to_bytes(trained), model_to_bytes(slower)
+    assert header_of(first)["sha256"] != header_of(second)["sha256"]
+    assert through_a_file(slower).training.cpu_seconds == 99.0
+    told = f'cpu_seconds\\": {trained.training.cpu_seconds}'.encode()
+    assert first.count(told) == 1
+    with pytest.raises(ModelFileError, match="altered"):
+        model_from_bytes(first.replace(told, told[:-1] + (b"1" if told[-1:] != b"1" else b"2")))
 
 
 def test_digest_does_not_depend_on_the_version_that_reads(trained, monkeypatch):
@@ -376,3 +392,40 @@ def test_a_loaded_model_does_not_share_memory_with_the_bytes(trained):
         for parameter in again.network.parameters():
             parameter.add_(1)
     assert model_from_bytes(bytes(content)).digest == trained.digest
+
+
+# Identical trainings.
+
+
+def again_and_again(**options):
+    """Return two models of the same call."""
+    field = toy_field(time=8, y=16, x=20)
+    options = {"network": {"width": 4, "depth": 1, "head_width": 4}, "progress": False, "activate": False} | options
+    return [field.sr.fit(2, optimization={"max_steps": 4, "validations": 2}, **options) for _ in range(2)]
+
+
+@pytest.mark.parametrize("options", [{}, {"validation": None}, {"training": "adversarial"}, {"time_window": 2}])
+def test_identical_trainings_have_one_digest(options):
+    first, second = again_and_again(**options)
+    assert first.digest == second.digest
+    assert first.training.history.get("seconds") != second.training.history.get("seconds")
+    other = replace(first, training=replace(first.training, steps=5))
+    assert other.digest != first.digest
+
+
+@pytest.mark.parametrize(
+    "validation", [0.5, 0.2, slice("2001-01-03", "2001-01-04"), None], ids=["half", "fifth", "period", "none"]
+)
+def test_held_out_stretches_come_back(validation):
+    """Tuples of tuples, not lists of JSON; none where nothing was held out."""
+    field = toy_field(time=32, y=8, x=12)
+    quick = {"sampling": {"batch_size": 1}, "optimization": {"max_steps": 1}, "validation": validation}
+    model = field.sr.fit(2, network={"width": 4, "depth": 1}, progress=False, activate=False, **quick)
+    record = through_a_file(model).training
+    assert record == model.training
+    assert isinstance(record.held_out, tuple) and all(isinstance(ends, tuple) for ends in record.held_out)
+    expected = {0.5: 4, 0.2: 1, None: 0}.get(validation if not isinstance(validation, slice) else 0.2)
+    assert len(record.held_out) == expected
+    if isinstance(validation, slice):
+        assert record.held_out == (("2001-01-03T00:00:00", "2001-01-04T00:00:00"),)
+        assert record.period == ("2001-01-01T00:00:00", "2001-02-01T00:00:00")

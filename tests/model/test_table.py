@@ -45,7 +45,7 @@ def test_empty_at_first():
 
 def test_activating_returns_the_model(models):
     assert xsr.activate(models[0]) is models[0]
-    assert active_model("tas", 2) is models[0]
+    assert active_model(["tas"], 2) is models[0]
 
 
 def test_the_key_is_name_and_scale(models):
@@ -53,9 +53,9 @@ def test_the_key_is_name_and_scale(models):
     for model in (first, third, rain):
         xsr.activate(model)
     assert set(xsr.active_models()) == {("tas", 2), ("tas", 3), ("pr", 2)}
-    assert active_model("tas", 3) is third
-    assert active_model("pr", 2) is rain
-    assert active_model("tas", 2) is first
+    assert active_model(["tas"], 3) is third
+    assert active_model(["pr"], 2) is rain
+    assert active_model(["tas"], 2) is first
 
 
 def test_the_last_wins_and_the_log_says_what_it_replaced(models, caplog):
@@ -64,7 +64,7 @@ def test_the_last_wins_and_the_log_says_what_it_replaced(models, caplog):
         xsr.activate(first)
         assert not caplog.records
         xsr.activate(second)
-    assert active_model("tas", 2) is second
+    assert active_model(["tas"], 2) is second
     (record,) = caplog.records
     message = record.getMessage()
     assert record.levelno == logging.INFO
@@ -106,18 +106,18 @@ def test_deactivating(models, arguments, left):
 
 def test_a_miss_lists_what_there_is(models):
     with pytest.raises(NoModelError, match=r"'tas' at scale 4 \(active: none\)"):
-        active_model("tas", 4)
+        active_model(["tas"], 4)
     xsr.activate(models[0])
     xsr.activate(models[2])
     with pytest.raises(NoModelError, match="active: 'tas' at scale 2, 'tas' at scale 3"):
-        active_model("tas", 4)
+        active_model(["tas"], 4)
 
 
 def test_a_variable_without_a_name(models, named):
     nameless = xsr.activate(named(models[0], None))
-    assert active_model(None, 2) is nameless
+    assert active_model([None], 2) is nameless
     with pytest.raises(NoModelError):
-        active_model("tas", 2)
+        active_model(["tas"], 2)
 
 
 def test_a_model_that_cannot_be_digested_does_not_enter(models, retarget):
@@ -129,7 +129,7 @@ def test_a_model_that_cannot_be_digested_does_not_enter(models, retarget):
     xsr.activate(models[1])
     with pytest.raises((TypeError, XSuperResError)):
         xsr.activate(broken)
-    assert active_model("tas", 2) is models[1]
+    assert active_model(["tas"], 2) is models[1]
 
 
 def test_fit_activates_unless_told_not_to():
@@ -140,7 +140,7 @@ def test_fit_activates_unless_told_not_to():
     assert xsr.active_models() == {}
     assert known_model(model.digest) is model
     model = da.sr.fit(2, **settings)
-    assert active_model("tas", 2) is model
+    assert active_model(["tas"], 2) is model
 
 
 def test_threads_can_activate(models):

@@ -63,7 +63,12 @@ class Tickets:
 
 
 class Run:
-    """One scripted training: the network's number is the count of steps, its average follows at once."""
+    """One scripted training: the network's number is the count of steps, its average follows at once.
+
+    It is its own step.
+    """
+
+    prefer = "best"
 
     def __init__(self, *, scores=None, losses=None, on_step=None, clock=None, **config) -> None:
         self.network, self.reader, self.clock = Point(), Tickets(), clock or Clock()
@@ -73,7 +78,7 @@ class Run:
         self.losses, self.on_step = losses, on_step
         self.config = OptimizationConfig(averaging=0.0, **config)
 
-    def step(self, batch, rate, share):
+    def __call__(self, batch, rate, share):
         self.rates.append(rate)
         if self.on_step is not None:
             self.on_step(len(self.rates))
@@ -94,7 +99,7 @@ class Run:
             return train(
                 self.network,
                 self.reader,
-                self.step,
+                self,
                 validate,
                 self.config,
                 clock=self.clock,

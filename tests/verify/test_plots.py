@@ -15,7 +15,7 @@ from matplotlib.contour import QuadContourSet
 
 from xsuperres.errors import DataError, GridError, XSuperResError
 from xsuperres.testing import toy_field
-from xsuperres.verify.plots import history, maps
+from xsuperres.verify.plots import history, maps, plot_maps
 
 TITLES = ["coarse", "bicubic", "network", "truth", "bicubic − truth", "network − truth"]  # noqa: RUF001
 
@@ -47,7 +47,7 @@ def test_six_maps_two_scales(y, x):
     figure = maps(*pictures(y, x))
     figure.canvas.draw()
     assert len(figure.axes) == 8  # six maps, two colour bars
-    by_title = {ax.get_title().split(",")[0]: ax for ax in panels(figure)}
+    by_title = {ax.get_title().split("\n")[0]: ax for ax in panels(figure)}
     assert sorted(by_title) == sorted(TITLES)
     mesh = {title: next(c for c in ax.collections if isinstance(c, QuadMesh)) for title, ax in by_title.items()}
     assert len({mesh[title].get_clim() for title in TITLES[:4]}) == 1
@@ -64,8 +64,8 @@ def test_titles_tell_the_rmse():
     coarse, bicubic, network, truth = pictures()
     square = ((bicubic.astype(float) - truth.astype(float)) ** 2).weighted(np.cos(np.deg2rad(truth.lat))).mean()
     titles = [ax.get_title() for ax in panels(maps(coarse, bicubic, network, truth))]
-    assert f"bicubic, RMSE {float(square) ** 0.5:.3g} K" in titles
-    assert any(title.startswith("network, RMSE ") and title.endswith(" K") for title in titles)
+    assert f"bicubic\nRMSE {float(square) ** 0.5:.3g} K" in titles
+    assert any(title.startswith("network\nRMSE ") and title.endswith(" K") for title in titles)
 
 
 def test_errors_and_orientation():
@@ -186,3 +186,29 @@ def test_without_matplotlib(model, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", missing)
     with pytest.raises(XSuperResError, match=r"xsuperres\[viz\]"):
         history(model)
+
+
+def boxes_of(figure) -> list[tuple[str, object]]:
+    """Return titles and labels of a laid out figure, and the colour bars, with their boxes."""
+    figure.draw_without_rendering()
+    bars = [ax for ax in figure.axes if not ax.get_title()]
+    found = [("headline", figure._suptitle.get_window_extent())]
+    found += [(f"bar {at}", ax.get_window_extent()) for at, ax in enumerate(bars)]
+    for ax in figure.axes:
+        texts = [text for text in (ax.title, ax.xaxis.label, ax.yaxis.label) if text.get_text()]
+        found += [(text.get_text(), text.get_window_extent()) for text in texts]
+    return found
+
+
+@pytest.mark.parametrize("units", ["K", "kg m-2 s-1"])
+@pytest.mark.parametrize(("y", "x"), [(16, 48), (24, 24), (48, 60), (48, 16), (96, 16), (30, 24)])
+def test_no_text_overlaps_another(y, x, units):
+    def small(da):
+        return (da * 1e-6).assign_attrs(units=units, long_name="Precipitation") if units != "K" else da
+
+    figure = plot_maps(*pictures(y, x, change=small))
+    assert any(title.endswith(units) and "\nRMSE " in title for title in (ax.get_title() for ax in panels(figure)))
+    boxes = boxes_of(figure)
+    for at, (name, box) in enumerate(boxes):
+        assert [other for other, its in boxes[at + 1 :] if box.overlaps(its)] == [], name
+        assert box.y0 >= 0 and box.y1 <= figure.bbox.height, name

@@ -495,3 +495,35 @@ def test_the_default_coarse_field_is_made_as_the_model_was_trained(make_model):
         xr.testing.assert_allclose(told.bias, alone.bias)
         scored[fraction] = float(alone.bias.sel(product="bicubic", region="all"))
     assert scored[0.05] != scored[0.5], "the cell counts for one model and not for the other"
+
+
+def test_steps_that_were_held_out_do_not_overlap(archive):
+    """In the middle of the training period, in any order of times, with members or without."""
+    held = slice("2001-01-04", "2001-01-06")
+    mixed = archive.isel(time=[7, 2, 5, 0, 9, 1, 3, 8, 6, 4])
+    members = archive.expand_dims(member=2, axis=1)
+    for field in (archive, mixed, members):
+        model = field.sr.fit(2, optimization=STEPS, validation=held, progress=False, activate=False)
+        assert model.training.period == ("2001-01-01T00:00:00", "2001-01-10T00:00:00")
+        assert model.training.held_out == (("2001-01-04T00:00:00", "2001-01-06T00:00:00"),)
+        assert training_overlap(model, archive.sel(time=held))[0] == 0
+        assert training_overlap(model, archive.sel(time=slice("2001-01-03", "2001-01-07")))[0] == 2
+        assert training_overlap(model, archive)[0] == 7
+    truth = archive.sel(time=held)
+    truth.sr.coarsen(2).sr.downscale(model).sr.score(truth, model=model, metrics="rmse")  # without a warning
+
+
+def test_stretches_at_the_ends_and_in_another_calendar(archive):
+    days = xr.date_range("2001-01-01", periods=10, calendar="360_day", use_cftime=True)
+    field = archive.assign_coords(time=days)
+    model = field.sr.fit(2, optimization=STEPS, progress=False, activate=False)
+    assert model.training.period == ("2001-01-01 00:00:00", "2001-01-08 00:00:00")
+    assert model.training.held_out == (("2001-01-09 00:00:00", "2001-01-10 00:00:00"),)
+    assert training_overlap(model, field)[0] == 8
+
+
+def test_space_holds_out_no_time(archive):
+    wide = toy_field(time=4, y=16, x=80)
+    model = wide.sr.fit(2, optimization=STEPS, validation="space", progress=False, activate=False)
+    assert model.training.held_out == ()
+    assert training_overlap(model, wide)[0] == 4

@@ -73,8 +73,8 @@ class Refining(Accessor[T]):
             Coarse frames that each output step is made from, the last of them its own; see `DataConfig`.
         backbone : {"conv", "residual", "dense", "convnext", "unet"}
             Layers between the first convolution and the upsampling.
-        upsampling : {"interpolation", "subpixel", "resize", "deconvolution"}
-            How the fine grid is reached; resize_bilinear and resize_bicubic too.
+        upsampling : {"interpolation", "subpixel", "resize", "resize_bilinear", "resize_bicubic", "deconvolution"}
+            How the fine grid is reached.
         network, data, sampling, optimization, adversarial : dataclass or dict, optional
             Settings, see `NetworkConfig`, `DataConfig`, `SamplingConfig`, `OptimizationConfig`, `AdversarialConfig`.
         init : SRModel or path, optional

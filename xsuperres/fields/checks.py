@@ -1,6 +1,6 @@
-"""What is refused or warned about before any work: dtypes, chunk sizes, units, names.
+"""What is refused or warned about before any work: dtypes, chunk sizes, units, names; and numbers no field has.
 
-Labelled arrays in; nothing is computed.
+Labelled arrays in; nothing is computed, but for `check_decoded`, which is given values.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ import xarray as xr
 
 from xsuperres.errors import DataError, UnitsError, XSuperResWarning
 
-__all__ = ["check_units", "check_values", "check_variable", "is_lazy"]
+__all__ = ["check_decoded", "check_units", "check_values", "check_variable", "is_lazy"]
+
+_FILL = 0.999e15  # MERRA-2 fills with 1e15, in float32 a little less; CMIP with 1e20, netCDF with 9.97e36
 
 _ONE_UNIT = {
     "K": ("k", "kelvin", "kelvins", "degk", "deg_k", "degrees_kelvin"),
@@ -23,7 +25,10 @@ _ONE_UNIT = {
     "mm day-1": ("mm day-1", "mm/day", "mm d-1", "mm/d"),
     "Pa": ("pa", "pascal", "pascals"),
     "hPa": ("hpa", "millibar", "millibars", "mbar", "mb"),
-    "1": ("1", "-", "dimensionless", "fraction", ""),
+    "m2 s-2": ("m2 s-2", "m2/s2", "m**2 s**-2", "m^2/s^2", "m^2 s^-2"),
+    "km": ("km", "kilometer", "kilometers", "kilometre", "kilometres"),
+    "1": ("1", "-", "dimensionless", "fraction", "(0 - 1)", ""),
+    "%": ("%", "percent", "per cent"),
 }
 _CANONICAL = {alias: unit for unit, aliases in _ONE_UNIT.items() for alias in aliases}
 
@@ -56,6 +61,24 @@ def check_values(da: xr.DataArray) -> None:
     if is_lazy(da) and any(np.isnan(size) for sizes in da.chunks or () for size in sizes):
         raise DataError(
             f"{name!r} has unknown chunk sizes; compute them first with .data.compute_chunk_sizes() or load it."
+        )
+
+
+def check_decoded(values: np.ndarray, name: object, *, error: type[Exception] = DataError) -> None:
+    """Refuse finite numbers of size 1e15 and more: fill values that were not decoded.
+
+    Examples
+    --------
+    >>> check_decoded(np.array([1e20, 280.0]), "tas")
+    Traceback (most recent call last):
+    xsuperres.errors.DataError: 'tas' holds values of up to 1e+20, which look like fill values...
+    """
+    largest = float(np.max(np.abs(values), initial=0.0, where=np.isfinite(values)))
+    if largest >= _FILL:
+        raise error(
+            f"{name!r} holds values of up to {largest:.3g}, which look like fill values that were not decoded: open "
+            "the file with mask_and_scale=True, set the attribute _FillValue or missing_value and call "
+            "xr.decode_cf(ds), or mask them, da.where(abs(da) < 1e15). If they are meant, use larger units."
         )
 
 

@@ -11,10 +11,15 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from xsuperres._version import __version__
 from xsuperres.fields.axes import Axis
 from xsuperres.fields.grid import Grid, grid_of, in_convention
 
 __all__ = ["attach", "named_like", "with_bounds", "with_history"]
+
+_CF_ENCODINGS = ("units", "calendar", "dtype", "_FillValue")  # what any format can write
+_PACKING = ("scale_factor", "add_offset")
+_CELLS = ("bounds", "climatology")  # attributes that name a variable with the cells of a coordinate
 
 
 def attach(
@@ -23,27 +28,44 @@ def attach(
     """Return `data` (canonical, on grid `target`) as a DataArray like `source`, which lies on `grid`.
 
     Kept: name, attributes, coordinates that do not lie on the horizontal grid, orientation and order of dims.
-    Replaced: horizontal coordinates, by those of `target`. Dropped: encodings of packing and chunks, and the digest of
-    a model that made the source.
+    Replaced: horizontal coordinates, by those of `target`. Dropped: encodings of packing, chunks and compression, of
+    coordinates too (they belong to one format, and fail in another), and the digest of a model that made the source.
     """
     attrs = {name: value for name, value in source.attrs.items() if not str(name).startswith("xsuperres_")}
     out = xr.DataArray(data, dims=dims, name=source.name, attrs=attrs)
     kept = {
-        name: coordinate.variable
+        name: _portable(coordinate.variable)
         for name, coordinate in source.coords.items()
         if not set(coordinate.dims) & set(grid.dims)
     }
-    moved = {name: v for name, v in target.coords.variables.items() if name not in kept}
+    moved = {name: _encoded(v, {}) for name, v in target.coords.variables.items() if name not in kept}
     out = out.assign_coords(kept).assign_coords(xr.Dataset(coords=moved).coords)
     out = grid.restored(out, source.dims)
     out.encoding = {k: v for k, v in source.encoding.items() if k in ("grid_mapping",)}
     return with_history(out, note)
 
 
+def _portable(variable: xr.Variable) -> xr.Variable:
+    """Return a coordinate with those of its encodings that are CF's: times are written as they were read."""
+    encoding = {name: variable.encoding[name] for name in _CF_ENCODINGS if name in variable.encoding}
+    packed = any(name in variable.encoding for name in _PACKING)
+    if packed or np.dtype(encoding.get("dtype", float)).kind not in "fiu":  # no dtype without its packing
+        encoding = {name: value for name, value in encoding.items() if name in ("units", "calendar")}
+    return _encoded(variable, encoding)
+
+
+def _encoded(variable: xr.Variable, encoding: dict[Any, Any]) -> xr.Variable:
+    """Return a shallow copy with other encodings; the given variable may be shared with the user's data."""
+    copied = variable.copy(deep=False)
+    copied.encoding = encoding
+    return copied
+
+
 def with_history(da: xr.DataArray, note: str) -> xr.DataArray:
-    """Return `da` with one more line in its history attribute."""
+    """Return `da` with one more line in its history attribute, signed with the package's version."""
     before = da.attrs.get("history")
-    return da.assign_attrs(history=f"{before}\n{note}" if before else note)
+    line = f"xsuperres {__version__}: {note.removeprefix('xsuperres: ')}"
+    return da.assign_attrs(history=f"{before}\n{line}" if before else line)
 
 
 def named_like(fine: Grid, coarse: Grid, stored: Grid | None = None) -> Grid:
@@ -90,13 +112,29 @@ def _turned(fine: Grid, coarse: Grid, stored: Grid) -> xr.Dataset:
 def with_bounds(da: xr.DataArray) -> xr.Dataset:
     """Return `da` as a Dataset with the bounds of its cells; see `SuperResolutionAccessor.with_bounds`."""
     grid = grid_of(da)
-    ds = da.to_dataset(name=da.name or "field")
+    ds = da.copy(deep=False).to_dataset(name=da.name or "field")
+    ds = ds.assign_coords({name: _without_lost_cells(c.variable, ds) for name, c in ds.coords.items()})
     for axis in (grid.y, grid.x):
         name = f"{axis.name}_bnds"
         ds[name] = ((axis.dim, "bnds"), _bounds_of(axis, np.asarray(da.coords[axis.name].values, float)))
         ds[axis.name].attrs["bounds"] = name
         ds[axis.name].encoding["_FillValue"] = ds[name].encoding["_FillValue"] = None
+        ds[name].encoding["coordinates"] = None
+    field = ds[da.name or "field"]
+    if field.attrs.get("grid_mapping") in ds.variables:  # else xarray lists it among the coordinates too
+        field.encoding["grid_mapping"] = field.attrs.pop("grid_mapping")
     return ds.assign_attrs(Conventions="CF-1.11")
+
+
+def _without_lost_cells(variable: xr.Variable, ds: xr.Dataset) -> xr.Variable:
+    """Return a coordinate without the attributes that name bounds which a DataArray could not carry."""
+
+    def kept(names: dict[Any, Any]) -> dict[Any, Any]:
+        return {key: value for key, value in names.items() if key not in _CELLS or value in ds.variables}
+
+    copied = _encoded(variable, kept(variable.encoding))
+    copied.attrs = kept(variable.attrs)
+    return copied
 
 
 def _bounds_of(axis: Axis, values: np.ndarray) -> np.ndarray:

@@ -8,13 +8,14 @@ the training domain showed.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import xarray as xr
 
 from xsuperres.errors import StaticFieldError, XSuperResWarning
+from xsuperres.fields.checks import check_decoded, check_units
 from xsuperres.fields.grid import Grid, grid_of, native
 from xsuperres.fields.resample import coarsen_array, interpolate_array
 
@@ -88,34 +89,68 @@ def find_static(da: xr.DataArray, grid: Grid, static: StaticLike | None) -> xr.D
     return xr.Dataset({name: _plane(name, field, grid) for name, field in planes.items()})
 
 
-def given_fields(static: xr.Dataset | xr.DataArray, names: Iterable[str] | None = None) -> dict[str, xr.DataArray]:
+def given_fields(static: xr.Dataset | xr.DataArray, like: xr.Dataset | None = None) -> dict[str, xr.DataArray]:
     """Return the fields of ``static=``, each with its own coordinates.
 
     Parameters
     ----------
     static : Dataset or DataArray
         Planes as data variables, or riding as coordinates on whatever this is.
-    names : iterable of str, optional
-        Those that are needed; by default all planes, else the static fields that ride along.
+    like : Dataset, optional
+        The fields that are needed, as the model holds them: found by name, else by CF standard name, and then called
+        like these. By default all planes, else the static fields that ride along.
 
     Raises
     ------
     StaticFieldError
-        If one that is needed is not there.
+        If one that is needed is not there, or several could be it.
+    UnitsError
+        If its units are not those of `like`.
     """
     ds = static if isinstance(static, xr.Dataset) else static.to_dataset(name=_free_name(static))
     there = {str(n): ds[n] for n, v in ds.variables.items() if v.ndim >= 2 and not str(n).endswith("_bnds")}
-    if names is None:
-        planes = [n for n, field in there.items() if n in ds.data_vars and field.squeeze().ndim == 2]
-        names = planes or [n for n, field in there.items() if n in ds.coords and _is_static(n, field)]
-        names = names or [n for n in there if n in ds.data_vars]
-    missing = [name for name in names if name not in there]
-    if missing:
-        raise StaticFieldError(
-            f"Static fields {missing} are needed, not among those given: {sorted(there)}; pass a Dataset, or data on "
-            "which they ride as coordinates."
-        )
+    if like is not None:
+        return _needed(there, like)
+    planes = [n for n, field in there.items() if n in ds.data_vars and field.squeeze().ndim == 2]
+    names = planes or [n for n, field in there.items() if n in ds.coords and _is_static(n, field)]
+    names = names or [n for n in there if n in ds.data_vars]
     return {name: there[name] for name in names}
+
+
+def _needed(there: Mapping[str, xr.DataArray], like: xr.Dataset) -> dict[str, xr.DataArray]:
+    """Return the fields that `like` names, by name, else by standard name, among those given, in its units."""
+    called = {str(name): _called(str(name), field, there, like) for name, field in like.data_vars.items()}
+    missing = [name for name, given in called.items() if given is None]
+    if missing:
+        told = [str(_standard_name(name, like[name])) for name in missing]
+        raise StaticFieldError(
+            f"Static fields {missing} are needed (or others of standard_name {told}), not among those given: "
+            f"{sorted(there)}; pass a Dataset, or data on which they ride as coordinates."
+        )
+    found = {name: there[given] for name, given in called.items() if given is not None}
+    for name, field in found.items():
+        check_units(field, like[name].attrs.get("units"), what=f"static field {name!r}")
+    return found
+
+
+def _called(name: str, field: xr.DataArray, there: Mapping[str, xr.DataArray], like: xr.Dataset) -> str | None:
+    """Return what a field is called among those given: the same, else the name of the one of its standard name."""
+    if name in there:
+        return name
+    told = _standard_name(name, field)
+    others = [n for n, given in there.items() if n not in like and told and _standard_name(n, given) == told]
+    if len(others) > 1:
+        raise StaticFieldError(
+            f"Static field {name!r} is needed; those given hold several of standard_name {told!r}: {sorted(others)}. "
+            f"Rename the one that is meant to {name!r}."
+        )
+    return others[0] if others else None
+
+
+def _standard_name(name: str, field: xr.DataArray) -> str | None:
+    """Return the CF standard name by attribute, else by usual name."""
+    told = field.attrs.get("standard_name") or _COMMON_NAMES.get(name.lower())
+    return None if told is None else str(told)
 
 
 def _free_name(da: xr.DataArray) -> str:
@@ -183,6 +218,7 @@ def _plane(name: str, field: xr.DataArray, grid: Grid) -> xr.DataArray:
     if field.dtype.kind not in "fbiu":
         raise StaticFieldError(f"Static field {name!r} must be numeric, got dtype {field.dtype}.")
     values = native(field).values
+    check_decoded(values, name, error=StaticFieldError)
     if not np.isfinite(values).all():
         share = 100 * float(np.mean(~np.isfinite(values)))
         raise StaticFieldError(
@@ -196,8 +232,7 @@ def named(static: xr.Dataset, standard_names: Iterable[str]) -> xr.DataArray | N
     """Return the first static field with one of the CF standard names, by attribute or by its usual name."""
     wanted = set(standard_names)
     for name, field in static.data_vars.items():
-        told = field.attrs.get("standard_name") or _COMMON_NAMES.get(str(name).lower())
-        if told in wanted:
+        if _standard_name(str(name), field) in wanted:
             return field
     return None
 

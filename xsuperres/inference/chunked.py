@@ -6,7 +6,6 @@ Labelled arrays in and out. On dask input nothing is computed; in-memory input r
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from numbers import Integral
@@ -15,24 +14,25 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from xsuperres.errors import ConfigError, DataError, GridError, StaticFieldError, XSuperResWarning
+from xsuperres.errors import ConfigError, DataError, GridError
 from xsuperres.fields.checks import check_units, check_values, check_variable, is_lazy
 from xsuperres.fields.grid import Grid, Location, grid_of
 from xsuperres.fields.labels import attach, named_like
 from xsuperres.fields.pairs import covered_part
 from xsuperres.fields.predictors import PredictorsLike, named_predictors, on_coarse
 from xsuperres.fields.regrid import regrid
-from xsuperres.fields.resample import fine_index, fine_like
+from xsuperres.fields.resample import fine_index
 from xsuperres.fields.stack import check_together
-from xsuperres.fields.static import StaticLike, find_static, given_fields
+from xsuperres.fields.static import StaticLike
 from xsuperres.inference.apply import Mask
+from xsuperres.inference.domain import bind
 from xsuperres.inference.layout import Layout
 from xsuperres.inference.tile import Tile
 from xsuperres.inference.workers import choose_device, refer
 from xsuperres.model.artefact import SRModel
 from xsuperres.options import current_options
 
-__all__ = ["bind", "downscale"]
+__all__ = ["downscale"]
 
 logger = logging.getLogger(__name__)
 
@@ -147,72 +147,6 @@ def _check_settings(model: SRModel, members: int | None, batch_size: int | None,
     choose_device(device)
 
 
-def bind(model: SRModel, da: xr.DataArray, coarse: Grid, static: StaticLike | None) -> tuple[SRModel, Location]:
-    """Return the model on the domain of `coarse`, and where `coarse` lies on the model's coarse grid."""
-    location = model.coarse_grid.locate(coarse)
-    if static is None:
-        if location is not None:
-            return model, location
-        if model.fixed_domain or model.static_scaling.names:
-            raise _elsewhere(model, coarse)
-        fine = coarse.refine(model.scale)
-        return model.on(fine, xr.Dataset()), _everywhere(coarse)
-    if not isinstance(static, (xr.Dataset, xr.DataArray)):
-        raise StaticFieldError(
-            "static= takes a Dataset or DataArray with the fine fields of the data's domain; names alone do not say "
-            f"where they are, got {static!r}."
-        )
-    if model.fixed_domain and location is None:
-        raise _elsewhere(model, coarse)
-    fields = given_fields(static, model.static_scaling.names)
-    bare = xr.Dataset({name: field.reset_coords(drop=True) for name, field in fields.items()})
-    if not fields:
-        fine = coarse.refine(model.scale)
-    else:
-        fine = fine_like(bare, coarse, model.scale, what=f"static={list(fields)}", error=StaticFieldError)
-    planes = find_static(da, fine, bare)
-    if model.fixed_domain and location is not None:
-        _check_same_static(model, location, planes)
-        return model, location
-    return model.on(fine, planes), _everywhere(coarse)
-
-
-def _check_same_static(model: SRModel, location: Location, planes: xr.Dataset) -> None:
-    """Warn where static fields given to a fixed model are not its own, which are the ones it uses."""
-    index = tuple(fine_index(i, model.scale) for i in (location.rows, location.columns))
-    for name, sd in zip(model.static_scaling.names, model.static_scaling.sd, strict=True):
-        own = model.static[name].values[np.ix_(*index)]
-        if not np.allclose(planes[name].values, own, rtol=0, atol=1e-3 * sd):
-            warnings.warn(
-                f"Static field {name!r} differs from the one the model was trained with; the model is bound to its "
-                "domain and uses its own.",
-                XSuperResWarning,
-                stacklevel=5,
-            )
-
-
-def _everywhere(coarse: Grid) -> Location:
-    return Location(np.arange(coarse.y.size), np.arange(coarse.x.size))
-
-
-def _elsewhere(model: SRModel, coarse: Grid) -> Exception:
-    """Return the error for a domain that is not (all) the model's."""
-    where = (
-        f"The data ({coarse.describe()}) are not on (a crop of) the model's coarse grid "
-        f"({model.coarse_grid.describe()})"
-    )
-    if model.fixed_domain:
-        return GridError(
-            f"{where}, and the model is bound to its domain. Train one for other domains with "
-            "fit(validation='space') or fit(data={'domain': 'open'})."
-        )
-    names = ", ".join(map(repr, model.static_scaling.names))
-    return StaticFieldError(
-        f"{where}, so its static fields are needed there: pass static=Dataset with {names} on the fine grid of "
-        "the data."
-    )
-
-
 def _check_missing(fields: Sequence[xr.DataArray], model: SRModel) -> None:
     """Refuse missing values in memory where the training had none; lazy data are looked at when they are computed."""
     for da, part in zip(fields, model.inputs, strict=True):
@@ -238,6 +172,6 @@ def _labelled(
     static = model.static.isel(index, missing_dims="ignore")  # there may be no static field at all
     planes = {n: (fine.dims, v.values, v.attrs) for n, v in static.data_vars.items() if n not in fine.coords}
     target = replace(fine, coords=fine.coords.assign_coords(planes))
-    note = f"xsuperres: super-resolution, scale {model.scale}, model {model.identity[:16]}"
+    note = f"super-resolution, scale {model.scale}, model {model.identity[:16]}"
     out = attach(da, data, dims, coarse, target, note=note)
     return out.assign_attrs(xsuperres_model=model.identity, xsuperres_scale=model.scale)

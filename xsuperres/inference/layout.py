@@ -124,7 +124,7 @@ def _whole(data: Any, model: SRModel, dtype: np.dtype) -> Any:
         "The network looks at the whole domain (attention='channel'), which cannot be tiled in y and x: chunks are "
         f"merged there, and one block of the result takes {size / 2**20:.3g} MiB. Chunk in time instead.",
         XSuperResWarning,
-        stacklevel=6,
+        stacklevel=5,
     )
     return whole
 
@@ -141,7 +141,7 @@ def _merged(data: Any, plans: list[AxisPlan]) -> Any:
         return data
     warnings.warn(
         f"Chunks of {[min(data.chunks[a]) for a in sizes]} cells are smaller than the model's halo of "
-        f"{[max(plans[a].halo) for a in sizes]}; they are merged. Larger chunks in y and x are faster.",
+        f"{[max(plans[a].halo) for a in sizes]}; they are merged. Larger chunks are faster there.",
         XSuperResWarning,
         stacklevel=5,
     )

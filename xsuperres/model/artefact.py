@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from xsuperres.config import DataConfig, of_variable
+from xsuperres.config import DataConfig
 from xsuperres.errors import ModelFileError, unknown_name
 from xsuperres.fields.baselines import LinearBaselines, Scaling
 from xsuperres.fields.channels import Channels
@@ -59,12 +59,14 @@ class Input:
 class Target(Input):
     """A variable that the model refines: labels, transform, scaling and baselines in transformed units.
 
-    `climatology` holds its training means on the coarse and the fine grid, which transform="anomaly" is taken about.
+    `climatology` holds its training means on the coarse and the fine grid, which transform="anomaly" is taken about;
+    `bounds` the lowest and the highest value of the result, in units of the variable (None: there is none).
     """
 
     baselines: LinearBaselines
     transform: Transform = field(default_factory=Transform)
     climatology: tuple[np.ndarray, np.ndarray] | None = None
+    bounds: tuple[float | None, float | None] = (None, None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,8 +80,9 @@ class Predictor(Input):
 class TrainingRecord:
     """How and on what the model was trained.
 
-    `period` is first and last training time as text; `validation` is the validation score; `history` maps names
-    to equally long lists, one entry a validation.
+    `period` is first and last training time as text, `held_out` the stretches of time, first and last, that were
+    validated on instead; `validation` is the validation score; `history` maps names to equally long lists, one entry a
+    validation.
     """
 
     period: tuple[str, str] | None
@@ -88,6 +91,7 @@ class TrainingRecord:
     steps: int
     cpu_seconds: float
     validation_kind: str
+    held_out: tuple[tuple[str, str], ...] = ()
     adversarial: bool = False
     validation: dict[str, float] = field(default_factory=dict)
     history: dict[str, list[float]] = field(default_factory=dict)
@@ -254,15 +258,13 @@ class SRModel:
             gain=tuple(sd / scaling.sd for sd, scaling in zip(self.residual_sd, scalings, strict=False)),
             transforms=tuple(target.transform for target in self.targets),
             offsets=stacked_offsets([t.climatology for t in self.targets], (self.coarse_grid.shape, self.grid.shape)),
-            bounds=tuple(
-                (of_variable(self.data.valid_min, name), of_variable(self.data.valid_max, name)) for name in self.names
-            ),
+            bounds=tuple(target.bounds for target in self.targets),
             activation=self.spec.config.output_activation,
         )
 
     @cached_property
     def digest(self) -> str:
-        """sha256 of everything in the model; what files and lookups are checked by."""
+        """sha256 of the model, but for the seconds that its training took; what lookups go by."""
         from xsuperres.model.file import digest_of
 
         return digest_of(self)

@@ -1,7 +1,7 @@
 """The model file: one ``.safetensors`` file of tensors and a JSON header, checked by sha256, never pickled.
 
-The digest covers every tensor (name, dtype, shape, bytes) and the header, because safetensors alone accepts a
-flipped bit.
+The file's sha256 covers every tensor (name, dtype, shape, bytes) and the header, because safetensors alone accepts a
+flipped bit. The model's digest, by which it is known, leaves out what differs between identical trainings: seconds.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from xsuperres.nn.network import NetworkSpec, SuperResolution, build_network
 
 __all__ = ["FORMAT_VERSION", "digest_of", "load_model", "model_from_bytes", "model_to_bytes", "save_model"]
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 _KEY = "xsuperres"
 
 
@@ -148,8 +148,11 @@ def model_from_bytes(data: bytes, *, source: str = "bytes") -> SRModel:
 
 
 def digest_of(model: SRModel) -> str:
-    """Return the sha256 that the model's file bears."""
-    return _digest(*_parts(model))
+    """Return the sha256 of everything in the model but the seconds that its training took."""
+    tensors, header = _parts(model)
+    header["training"].pop("cpu_seconds")
+    header["training"]["history"].pop("seconds", None)
+    return _digest(tensors, header)
 
 
 def _digest(tensors: dict[str, torch.Tensor], header: dict[str, Any]) -> str:
@@ -209,6 +212,7 @@ def _target_header(target: Target) -> dict[str, Any]:
         "scaling": asdict(target.scaling),
         "residual_sd": target.baselines.residual_sd,
         "transform": asdict(target.transform),
+        "bounds": plain(target.bounds),
     }
 
 
@@ -220,6 +224,7 @@ def _target(header: dict[str, Any], planes: dict[str, np.ndarray]) -> Target:
         baselines=LinearBaselines(**planes, residual_sd=header["residual_sd"]),
         transform=Transform(**header["transform"]),
         climatology=(means[0], means[1]) if means else None,
+        bounds=(header["bounds"][0], header["bounds"][1]),
     )
 
 
@@ -279,5 +284,9 @@ def _model(tensors: dict[str, torch.Tensor], header: dict[str, Any]) -> SRModel:
 
 
 def _tuples(kind: Any, values: dict[str, Any]) -> Any:
-    """Return the dataclass `kind` with JSON's lists made tuples again, one level deep."""
-    return kind(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+    """Return the dataclass `kind` with JSON's lists made tuples again, but for those inside mappings."""
+    return kind(**{name: _tuple(value) for name, value in values.items()})
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(_tuple(item) for item in value) if isinstance(value, list) else value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 
-from xsuperres.model.artefact import SRModel, Variable
+from xsuperres.model.artefact import SRModel, Target, Variable
 
 __all__ = ["as_html", "as_text"]
 
@@ -16,7 +16,7 @@ def _rows(model: SRModel) -> list[tuple[str, str]]:
     period = " to ".join(training.period) if training.period else "no time"
     halo = "the whole domain is looked at" if model.halo is None else f"halo {model.halo} coarse cells"
     rows = [
-        ("variable", ", ".join(_called(target.variable) for target in model.targets)),
+        ("variable", ", ".join(_called(target.variable) + _within(target) for target in model.targets)),
         ("scale", f"x{model.scale}, {halo}"),
         ("network", _network(model)),
         ("grid", f"{model.grid.describe()}; {domain}"),
@@ -34,6 +34,12 @@ def _rows(model: SRModel) -> list[tuple[str, str]]:
 def _called(variable: Variable) -> str:
     units = f" [{variable.units}]" if variable.units else ""
     return f"{variable.long_name or variable.standard_name or variable.name or 'without a name'}{units}"
+
+
+def _within(target: Target) -> str:
+    low, high = target.bounds
+    told = [f"{word} {bound:g}" for word, bound in (("at least", low), ("at most", high)) if bound is not None]
+    return "".join(f", {part}" for part in told)
 
 
 def _network(model: SRModel) -> str:

@@ -113,6 +113,7 @@ def active_model(names: Sequence[object], scale: int) -> SRModel:
         have = ", ".join(f"{n!r} at scale {s}" for n, s in models) or "none"
         raise NoModelError(
             f"No model is active for {name!r} at scale {scale} (active: {have}). Train one with "
-            f".sr.fit(scale={scale}), or load one with xsuperres.load_model(path) and pass it: .sr.downscale(model)."
+            f".sr.fit(scale={scale}), or load one with xsuperres.load_model(path) and pass it, .sr.downscale(model), "
+            "or make it the active one: xsuperres.activate(model)."
         )
     return found

@@ -19,7 +19,7 @@ from xsuperres.nn.discriminator import Discriminator
 from xsuperres.nn.network import SuperResolution
 from xsuperres.registry import Registry
 from xsuperres.samples.readers import Batch
-from xsuperres.training.supervised import SupervisedStep, adam
+from xsuperres.training.supervised import Prefer, SupervisedStep, adam
 
 __all__ = ["GAMES", "AdversarialStep"]
 
@@ -53,6 +53,8 @@ class AdversarialStep:
     config, game : OptimizationConfig, AdversarialConfig
         Settings of the network, and of the game.
     """
+
+    prefer: Prefer = "last"
 
     def __init__(
         self,

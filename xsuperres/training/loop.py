@@ -12,7 +12,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -24,18 +24,24 @@ from xsuperres.nn.network import SuperResolution
 from xsuperres.samples.readers import Batch, Reader
 from xsuperres.training.averaging import WeightAverage, estimate_statistics
 from xsuperres.training.budget import Budget, Clock, learning_rate
+from xsuperres.training.supervised import Prefer
 
 __all__ = ["Trained", "Validate", "train"]
 
 logger = logging.getLogger(__name__)
-Prefer = Literal["best", "last"]
 _CONSTANT = 1e-3  # standard deviation of what a network adds to the skip, in units of the skip's error
 _COLLAPSED = 1.5  # times the best validation score: a game that lost its grip
 Validate = Callable[[SuperResolution], dict[str, float]]
 
 
 class Step(Protocol):
-    """One optimizer step with a learning rate at a share of the budget; returns losses by name, "loss" among them."""
+    """One optimizer step with a learning rate at a share of the budget; returns losses by name, "loss" among them.
+
+    `prefer` says which average is kept: that with the best score, or the last one. An adversarial network gives up a
+    little of the score for sharper fields, so its last is its best, unless it collapsed.
+    """
+
+    prefer: Prefer
 
     def __call__(self, batch: Batch, rate: float, share: float) -> dict[str, Tensor]: ...
 
@@ -60,7 +66,6 @@ def train(
     clock: Clock,
     device: torch.device,
     progress: bool = True,
-    prefer: Prefer = "best",
 ) -> Trained:
     """Train `network` until its budget is used up, patience is lost, or Ctrl-C.
 
@@ -68,9 +73,6 @@ def train(
     ----------
     validate : callable or None
         Returns a score with the key ``rmse``, smaller is better. None keeps the last average.
-    prefer : {"best", "last"}
-        Which average is kept: that with the best score, or the last one. An adversarial network gives up a little of
-        the score for sharper fields, so its last is its best, unless it collapsed.
 
     Returns
     -------
@@ -79,7 +81,7 @@ def train(
     """
     budget = Budget(config, reader.steps_per_epoch, clock)
     average = WeightAverage(network, config.averaging)
-    keeper = _Keeper(average, validate, config, budget, prefer)
+    keeper = _Keeper(average, validate, config, budget, step.prefer)
     keeper.recalibrate = lambda: estimate_statistics(average.average, reader, device)
     bar = tqdm(
         total=100, disable=not progress, desc="fit", bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}{postfix}"

@@ -5,6 +5,8 @@ Tensors only.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
@@ -15,7 +17,9 @@ from xsuperres.nn.network import SuperResolution
 from xsuperres.nn.place import at
 from xsuperres.samples.readers import Batch
 
-__all__ = ["SupervisedStep", "adam"]
+__all__ = ["Prefer", "SupervisedStep", "adam"]
+
+Prefer = Literal["best", "last"]  # which weights are kept, see `training.loop`
 
 
 def adam(network: nn.Module, rate: float, weight_decay: float) -> torch.optim.Optimizer:
@@ -36,6 +40,8 @@ class SupervisedStep:
     config : OptimizationConfig
         Learning rate, loss, weight decay, clipping.
     """
+
+    prefer: Prefer = "best"
 
     def __init__(self, network: SuperResolution, channels: Channels, config: OptimizationConfig) -> None:
         self.network, self.channels, self.config = network, channels, config

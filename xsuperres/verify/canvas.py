@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Canvas", "draw_coast", "draw_map", "make_canvas"]
 
+_TITLES = 120  # characters of titles that fit side by side
+
 
 class Canvas:
     """The panels of a canvas in drawing order, and where their colour bars and labels go."""
@@ -32,13 +34,20 @@ class Canvas:
         """Remember a drawn map of the fields, or of the errors, for its colour bar."""
         self.mesh[error] = mesh
 
+    def title(self, ax: Axes, text: str, units: str) -> None:
+        """Write a panel's title; in narrow panels units have a line of their own."""
+        wide = max(map(len, text.splitlines())) * self.axes.shape[1] > _TITLES
+        ax.set_title(text.replace(f" {units}", f"\n{units}") if wide and units else text)
+
     def add_bars(self, figure: Figure, field: str, error: str) -> None:
         """Draw the two colour bars."""
+        from matplotlib.ticker import ScalarFormatter
+
         *places, side = self.bars
         for mesh, where, label in zip((self.mesh[False], self.mesh[True]), places, (field, error), strict=True):
             panels = self.axes[where]
             along = panels.shape[1 if side == "bottom" else 0]
-            figure.colorbar(
+            bar = figure.colorbar(
                 mesh,
                 ax=panels.ravel().tolist(),
                 location=side,
@@ -46,7 +55,11 @@ class Canvas:
                 label=label,
                 shrink=0.9,
                 aspect=12 * along,
+                panchor=(0.5, 1.0),  # maps right below their titles, or the layout takes the space above for room
             )
+            if isinstance(bar.formatter, ScalarFormatter):
+                bar.formatter.set_powerlimits((-2, 4))
+                bar.update_ticks()
 
     def label(self, grid: Grid) -> None:
         """Label the outer axes."""
@@ -73,7 +86,7 @@ def make_canvas(plt: Any, grid: Grid) -> tuple[Figure, Canvas]:
     else:
         order = [(0, column) for column in range(6)]
         rows, columns, bars = 1, 6, ((everything, slice(0, 4)), (everything, slice(4, 6)), "bottom")
-        size = (13.0, 1.9 / shape + 1.7)
+        size = (13.0, 1.9 / shape + 2.1)
     figure, axes = plt.subplots(
         rows, columns, figsize=size, sharex=True, sharey=True, squeeze=False, layout="constrained"
     )
@@ -97,12 +110,18 @@ def draw_map(ax: Axes, values: np.ndarray, grid: Grid, *, colours: str, norm: No
     mesh = ax.pcolormesh(*edges, np.ma.masked_invalid(values), cmap=colours, norm=norm, rasterized=True)
     for axis, which in ((grid.x, ax.xaxis), (grid.y, ax.yaxis)):
         if axis.kind != "other" and not _axis_name(grid, axis.dim).startswith(("grid", "rotated", "r")):
-            _degrees(which, axis.kind == "longitude")
+            _degrees(which, axis.kind == "longitude", most=3 if axis is grid.x and _columns(ax) > 3 else 5)
     return mesh
 
 
-def _degrees(which: Any, longitude: bool) -> None:
-    """Label an axis in degrees east and west, or north and south, at round steps."""
+def _columns(ax: Axes) -> int:
+    """Return how many panels stand beside each other."""
+    place = ax.get_subplotspec()
+    return 1 if place is None else int(place.get_gridspec().ncols)
+
+
+def _degrees(which: Any, longitude: bool, most: int) -> None:
+    """Label an axis in degrees east and west, or north and south, at `most` round steps."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     def text(value: float, _: object) -> str:
@@ -112,7 +131,7 @@ def _degrees(which: Any, longitude: bool) -> None:
         letter = "" if turned == 0 or half else side[int(turned < 0)]
         return f"{abs(turned):g}°{letter}"
 
-    which.set_major_locator(MaxNLocator(nbins=5, steps=[1, 1.5, 2, 3, 4.5, 5, 6, 9, 10]))
+    which.set_major_locator(MaxNLocator(nbins=most, steps=[1, 1.5, 2, 3, 4.5, 5, 6, 9, 10]))
     which.set_major_formatter(FuncFormatter(text))
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from xsuperres.model.artefact import SRModel
 
-__all__ = ["history", "maps"]
+__all__ = ["plot_history", "plot_maps"]
 
 _FIELD_COLOURS, _ERROR_COLOURS = "viridis", "RdBu_r"  # both readable by the colour-blind
 _BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "0.45"  # Okabe and Ito (2008)
@@ -43,7 +43,7 @@ def _pyplot() -> Any:
     return plt
 
 
-def history(model: SRModel, *, ax: Axes | None = None) -> Figure:
+def plot_history(model: SRModel, *, ax: Axes | None = None) -> Figure:
     """Draw how training went: the loss, and the validation score with the step that was kept.
 
     Parameters
@@ -69,7 +69,7 @@ def history(model: SRModel, *, ax: Axes | None = None) -> Figure:
     >>> import xsuperres as xsr
     >>> fine = xsr.testing.toy_field(time=6, y=16, x=24)
     >>> model = fine.sr.fit(scale=2, optimization={"max_steps": 3}, progress=False)
-    >>> len(history(model).axes)
+    >>> len(plot_history(model).axes)
     2
     """
     plt, record = _pyplot(), model.history
@@ -142,7 +142,7 @@ class _Plane:
     title: str
 
 
-def maps(
+def plot_maps(
     coarse: xr.DataArray,
     bicubic: xr.DataArray,
     network: xr.DataArray,
@@ -178,9 +178,9 @@ def maps(
     >>> fine = xsr.testing.toy_field(time=1, y=8, x=12)
     >>> coarse = fine.sr.coarsen(2)
     >>> guess = coarse.sr.interpolate(2)
-    >>> figure = maps(coarse, guess, guess, fine, title="toy")
-    >>> [ax.get_title() for ax in figure.axes[:2]]
-    ['coarse', 'bicubic, RMSE 4 K']
+    >>> figure = plot_maps(coarse, guess, guess, fine, title="toy")
+    >>> [ax.get_title().splitlines() for ax in figure.axes[:2]]
+    [['coarse'], ['bicubic', 'RMSE 4 K']]
     """
     plt = _pyplot()
     truth = _single(truth, "truth")
@@ -195,7 +195,7 @@ def maps(
             shades = _ERROR_COLOURS if error else _FIELD_COLOURS
             mesh = draw_map(ax, plane.values, plane.grid, colours=shades, norm=colours[error])
             draw_coast(ax, grid, land)
-            ax.set_title(plane.title)
+            canvas.title(ax, plane.title, units)
             canvas.keep(mesh, error=error)
         name = truth.attrs.get("long_name") or truth.name or "field"
         canvas.add_bars(figure, f"{name} [{units}]" if units else str(name), f"error [{units}]" if units else "error")
@@ -227,7 +227,7 @@ def _planes(
     for name, field in (("bicubic", bicubic), ("network", network)):
         values = on_grid(_single(field, name), grid, what=name).astype(np.float64)
         rmse = float(weighted_mean((values - known) ** 2, grid.weights(), grid.dims)) ** 0.5
-        fields.append(_Plane(values.values, grid, f"{name}, RMSE {rmse:.3g} {units}".rstrip()))
+        fields.append(_Plane(values.values, grid, f"{name}\nRMSE {rmse:.3g} {units}".rstrip()))
         errors.append(_Plane((values - known).values, grid, f"{name} − truth"))  # noqa: RUF001
     return [*fields, _Plane(known.values, grid, "truth")], errors
 
@@ -250,3 +250,6 @@ def _headline(truth: xr.DataArray) -> str:
     times = [c for n, c in truth.coords.items() if not c.ndim and str(n) in ("time", "valid_time")]
     when = str(times[0].values)[:16].replace("T", " ") if times else ""
     return ", ".join(part for part in (name, when) if part)
+
+
+history, maps = plot_history, plot_maps  # as the demo calls them

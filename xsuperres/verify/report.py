@@ -12,10 +12,10 @@ import xarray as xr
 
 from xsuperres.errors import DataError, unknown_name
 
-__all__ = ["as_table"]
+__all__ = ["score_table"]
 
 
-def as_table(score: xr.Dataset, *, region: str = "all") -> str:
+def score_table(score: xr.Dataset, *, region: str = "all") -> str:
     """Return a score as an aligned text table: methods as rows, metrics as columns.
 
     Parameters
@@ -39,7 +39,7 @@ def as_table(score: xr.Dataset, *, region: str = "all") -> str:
     --------
     >>> rmse = ("product", "region"), [[1.2], [1.5]], {"units": "K", "long_name": "RMSE"}
     >>> coords = {"product": ["network", "bicubic"], "region": ["all"]}
-    >>> print(as_table(xr.Dataset({"rmse": rmse}, coords, {"variable": "tas", "scale": 4})))
+    >>> print(score_table(xr.Dataset({"rmse": rmse}, coords, {"variable": "tas", "scale": 4})))
     tas, scale 4, region all
     product  RMSE [K]  / bicubic
     network     1.200      0.800
@@ -96,3 +96,6 @@ def _aligned(columns: list[list[str]]) -> list[str]:
         ).rstrip()
         for row in rows
     ]
+
+
+as_table = score_table  # as the demo calls it

@@ -241,7 +241,7 @@ def _warn_of_overlap(model: SRModel, truth: xr.DataArray, grid: Grid) -> None:
 
 
 def training_overlap(model: SRModel, truth: xr.DataArray) -> tuple[int, float]:
-    """Return how many times of `truth` lie in the training period, and which share of its cells in the domain.
+    """Return how many times of `truth` were trained on, and which share of its cells.
 
     Parameters
     ----------
@@ -253,13 +253,16 @@ def training_overlap(model: SRModel, truth: xr.DataArray) -> tuple[int, float]:
     Returns
     -------
     int, float
-        Steps, and the share of cells whose centres lie in cells that were trained on.
+        Steps within the training period but for what was held out to validate, and the share of cells whose centres lie
+        in cells that were trained on.
     """
     grid, period = grid_of(truth), model.training.period
     steps = 0
     if period is not None and all(re.match(r"\d{4}-\d\d", end) for end in period):
-        first, last = (end.replace("T", " ") for end in period)
-        steps = sum(first <= time <= last for time in _times_as_text(times_of(truth, grid)))
+        spans = [[end.replace("T", " ") for end in ends] for ends in (period, *model.training.held_out)]
+        for time in _times_as_text(times_of(truth, grid)):
+            trained, *held_out = (first <= time <= last for first, last in spans)
+            steps += trained and not any(held_out)
     return steps, _inside(model.grid.y, grid.y) * _inside(model.grid.x, grid.x)
 
 

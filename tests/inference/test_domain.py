@@ -1,0 +1,167 @@
+"""Where data lie on a model's domain: what is said of those that do not, static fields of other names and units."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from xsuperres.errors import GridError, StaticFieldError, UnitsError, XSuperResWarning
+from xsuperres.fields.grid import grid_of
+from xsuperres.inference.domain import misfit
+from xsuperres.testing import toy_field
+
+STATIC = ["elevation", "land_fraction"]
+
+
+@pytest.fixture
+def there() -> xr.DataArray:
+    """Return a fine field far from the domain of the toy models."""
+    field = toy_field(time=1, y=20, x=28, seed=5)
+    return field.assign_coords(lon=field.lon + 100)
+
+
+def bare(field: xr.DataArray) -> xr.Dataset:
+    """Return the static fields of `field` as data variables."""
+    return xr.Dataset({name: field[name].drop_vars(STATIC, errors="ignore") for name in STATIC})
+
+
+# How data differ from the model's domain.
+
+REFUSED = {
+    "spacing": (
+        lambda toy: toy.fine.sr.coarsen(4).isel(time=[0]),
+        "the spacing differs, got 3.2 x 4, expected 1.6 x 2",
+    ),
+    "one axis": (
+        lambda toy: toy.coarse.isel(lon=slice(0, None, 2)),
+        "the spacing differs, got 1.6 x 4, expected 1.6 x 2",
+    ),
+    "shifted": (
+        lambda toy: toy.coarse.assign_coords(lon=toy.coarse.lon + 0.5),
+        r"shifted by \(dy, dx\) = \(0, 0.5\)",
+    ),
+    "shifted south": (
+        lambda toy: toy.coarse.assign_coords(lat=toy.coarse.lat - 0.25, lon=toy.coarse.lon + 4),
+        r"shifted by \(dy, dx\) = \(-0.25, 0\)",
+    ),
+    "shifted far away": (
+        lambda toy: toy.coarse.assign_coords(lon=toy.coarse.lon + 100.5),
+        r"shifted by \(dy, dx\) = \(0, 0.5\)",
+    ),
+    "outside": (
+        lambda toy: toy.coarse.assign_coords(lon=toy.coarse.lon + 4),
+        "outside: 'lon' reaches from 5 to 39, the model's from 1 to 35",
+    ),
+    "projected": (
+        lambda toy: toy.coarse.drop_attrs().assign_attrs(toy.coarse.attrs).rename(lat="y", lon="x"),
+        "expected axes that are latitude x longitude, got other x other",
+    ),
+    "fine": (lambda toy: toy.fine, r"looks like the model's fine grid; coarsen it first: .sr.coarsen\(2\)"),
+    "part of the fine grid": (lambda toy: toy.fine.isel(lat=slice(3, 9)), r"fine grid; coarsen it first"),
+}
+
+
+@pytest.mark.parametrize(("change", "words"), REFUSED.values(), ids=REFUSED.keys())
+def test_a_refusal_says_by_how_much(make_model, change, words):
+    toy = make_model(coarse=(12, 18))
+    with pytest.raises(
+        GridError, match=f"not on .a crop of. the model's coarse grid .*: .*{words}.*bound to its domain"
+    ):
+        change(toy).sr.downscale(toy.model)
+    toy = make_model(coarse=(12, 18), domain="open")
+    with pytest.raises(StaticFieldError, match=f"{words}.*static fields are needed there"):
+        change(toy).sr.downscale(toy.model)
+
+
+def test_across_a_gap():
+    field = toy_field(time=2, y=8, x=24).isel(lon=[*range(8), *range(12, 24)])
+    quick = {"sampling": {"batch_size": 1, "patch_size": 2}, "optimization": {"max_steps": 1}, "validation": None}
+    model = field.sr.fit(2, network={"width": 4, "depth": 1}, progress=False, activate=False, **quick)
+    whole = toy_field(time=1, y=8, x=24).sr.coarsen(2)
+    with pytest.raises(GridError, match="outside: 'lon' reaches from 1 to 23"):
+        whole.sr.downscale(model)
+
+
+def test_longitudes_of_another_turn_are_no_shift(make_model):
+    toy = make_model(periodic=True, coarse=(10, 12))
+    moved = toy.coarse.assign_coords(lon=toy.coarse.lon - 180 + 1)
+    assert misfit(toy.model, grid_of(moved)) == "shifted by (dy, dx) = (0, 1)"
+
+
+# Static fields of other units.
+
+UNITS = {
+    "percent": lambda ds: ds.assign(
+        land_fraction=(100 * ds.land_fraction).assign_attrs(ds.land_fraction.attrs, units="%")
+    ),
+    "kilometres": lambda ds: ds.assign(elevation=(ds.elevation / 1000).assign_attrs(ds.elevation.attrs, units="km")),
+}
+
+
+@pytest.mark.parametrize("change", UNITS.values(), ids=UNITS.keys())
+def test_static_fields_in_other_units_are_refused(make_model, there, change):
+    model, coarse, static = make_model(domain="open").model, there.sr.coarsen(2), bare(there)
+    assert np.isfinite(coarse.sr.downscale(model, static=static)).all()
+    with pytest.raises(
+        UnitsError, match="static field '(land_fraction|elevation)': expected units of '(1|m)'.*'(%|km)'"
+    ):
+        coarse.sr.downscale(model, static=change(static))
+
+
+def test_static_fields_in_other_units_are_refused_on_the_domain_too(make_model):
+    toy = make_model()
+    with pytest.raises(UnitsError, match="'elevation'"):
+        toy.coarse.sr.downscale(toy.model, static=UNITS["kilometres"](bare(toy.fine)))
+
+
+def test_static_fields_without_units_are_taken_as_they_are(make_model, there):
+    model, coarse, static = make_model(domain="open").model, there.sr.coarsen(2), bare(there)
+    expected = coarse.sr.downscale(model, static=static)
+    del static.elevation.attrs["units"]
+    static.land_fraction.attrs["units"] = "(0 - 1)"  # as in ERA5
+    with pytest.warns(XSuperResWarning, match="static field 'elevation': units are None, those of the model 'm'"):
+        got = coarse.sr.downscale(model, static=static)
+    np.testing.assert_array_equal(got, expected)
+
+
+# Static fields of other names.
+
+
+def test_static_fields_are_found_by_standard_name(make_model, there):
+    model, coarse, static = make_model(domain="open").model, there.sr.coarsen(2), bare(there)
+    expected = coarse.sr.downscale(model, static=static)
+    renamed = static.rename(elevation="orog", land_fraction="sftlf")
+    xr.testing.assert_equal(coarse.sr.downscale(model, static=renamed), expected)
+    riding = there.rename(elevation="orog", land_fraction="frac")
+    xr.testing.assert_equal(coarse.sr.downscale(model, static=riding), expected)
+    assert set(STATIC) <= set(coarse.sr.downscale(model, static=renamed).coords)
+
+
+def test_static_fields_of_common_names_need_no_standard_name(make_model, there):
+    model, coarse, static = make_model(domain="open").model, there.sr.coarsen(2), bare(there)
+    renamed = static.rename(elevation="orog")
+    del renamed.orog.attrs["standard_name"]
+    xr.testing.assert_equal(coarse.sr.downscale(model, static=renamed), coarse.sr.downscale(model, static=static))
+
+
+def test_a_name_that_fits_goes_before_a_standard_name(make_model, there):
+    model, coarse, static = make_model(domain="open").model, there.sr.coarsen(2), bare(there)
+    more = static.assign(orog=static.elevation + 500)
+    xr.testing.assert_equal(coarse.sr.downscale(model, static=more), coarse.sr.downscale(model, static=static))
+
+
+def test_several_of_one_standard_name_are_refused(make_model, there):
+    model, coarse, static = make_model(domain="open").model, there.sr.coarsen(2), bare(there)
+    both = static.rename(elevation="orog").assign(smooth=static.elevation + 500)
+    with pytest.raises(StaticFieldError, match=r"several of standard_name 'surface_altitude': \['orog', 'smooth'\]"):
+        coarse.sr.downscale(model, static=both)
+
+
+def test_another_standard_name_is_another_field(make_model, there):
+    """A mask is no fraction."""
+    model, coarse, static = make_model(domain="open").model, there.sr.coarsen(2), bare(there)
+    renamed = static.rename(land_fraction="mask")
+    renamed.mask.attrs["standard_name"] = "land_binary_mask"
+    with pytest.raises(StaticFieldError, match=r"\['land_fraction'\] are needed .*'land_area_fraction'.*'mask'"):
+        coarse.sr.downscale(model, static=renamed)
