@@ -77,7 +77,7 @@ def test_demo_maps_have_six_panels_shared_scales_and_labels(folder):
     _, band = cut_band(tas.isel(time=[12]), *demo.BAND)
     coarse = band.sr.coarsen(4)
     bicubic = coarse.sr.interpolate(4, like=band)
-    figure = plots.maps(*(field.isel(time=0) for field in (coarse, bicubic, bicubic, band)))
+    figure = plots.plot_maps(*(field.isel(time=0) for field in (coarse, bicubic, bicubic, band)))
     panels = [axes for axes in figure.axes if axes.get_title()]
     assert len(panels) == 6
     limits = [axes.collections[0].get_clim() for axes in panels]

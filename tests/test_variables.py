@@ -362,3 +362,22 @@ def test_pairs_that_do_not_fit(globe, fine):
         globe.sr.fit(**options())
     with pytest.raises(GridError, match="do not cover"):
         coarse.isel(lat=slice(0, 3)).sr.fit(target=globe.isel(lat=slice(30, 48)), **options())
+
+
+def test_baselines_are_within_the_bounds_too(rain):
+    """Else a network that cannot be negative would be compared with lines that can."""
+    from xsuperres.verify.baselines import baseline_fields
+
+    model = rain.sr.fit(2, **options(data={"valid_min": 2e-6}))
+    fields = baseline_fields(rain.sr.coarsen(2), rain, model=model, names=["static_regression", "delta", "regression"])
+    for name, field in fields.items():
+        assert float(field.min()) == np.float32(2e-6), name
+    free = rain.assign_attrs(standard_name="unknown_flux").sr.fit(2, **options())
+    (loose,) = baseline_fields(rain.sr.coarsen(2), rain, model=free, names="delta").values()
+    assert float(loose.min()) < 2e-6
+    assert model.training.validation["ratio_to_linear"] == pytest.approx(1, abs=0.3)
+
+
+def test_a_scale_in_the_place_of_the_model(fine):
+    with pytest.raises(ConfigError, match=r"got int \(4\); did you mean scale=4\?"):
+        fine.sr.coarsen(2).sr.downscale(4)

@@ -20,7 +20,7 @@ from xsuperres.model.artefact import SRModel
 from xsuperres.samples.holdout import cut_band
 from xsuperres.verify import plots
 from xsuperres.verify.baselines import baseline_fields
-from xsuperres.verify.report import as_table
+from xsuperres.verify.report import score_table
 
 __all__ = ["main", "score_record"]
 
@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, object]:
     folder = Path(arguments.output)
     _write(folder, model, fine, record)
     _draw(folder, model, coarse, fine, band)
-    print(f"\n{model}\n\nOn the band {BAND[0]:g}E-{BAND[1]:g}E, which it never saw:\n\n{as_table(table)}\n")
+    print(f"\n{model}\n\nOn the band {BAND[0]:g}E-{BAND[1]:g}E, which it never saw:\n\n{score_table(table)}\n")
     print(f"Wrote model, netCDF, score.json, maps.png and history.png to {folder}/")
     return record
 
@@ -103,8 +103,8 @@ def _draw(folder: Path, model: SRModel, coarse: xr.DataArray, fine: xr.DataArray
     at = {"time": truth.sizes["time"] // 2}
     bicubic = baseline_fields(coarse, truth, names=["bicubic"])["bicubic"]
     fields = [field.isel(at) for field in (coarse, bicubic, fine, truth)]
-    plots.maps(*fields).savefig(folder / "maps.png", dpi=120)
-    plots.history(model).savefig(folder / "history.png", dpi=120)
+    plots.plot_maps(*fields).savefig(folder / "maps.png", dpi=120)
+    plots.plot_history(model).savefig(folder / "history.png", dpi=120)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from xsuperres.fields.static import StaticLike, fit_static_scaling
 from xsuperres.inference.validation import Validator
 from xsuperres.inference.workers import choose_device
 from xsuperres.material import Material, Sources, gathered, network_spec, other_blocks
-from xsuperres.model.artefact import SRModel, TrainingRecord
+from xsuperres.model.artefact import Input, SRModel, TrainingRecord
 from xsuperres.model.datasets import plain
 from xsuperres.model.table import activate as activate_model
 from xsuperres.model.table import remember
@@ -100,13 +100,13 @@ def _is_component(da: xr.DataArray, axis: str) -> bool:
 def _untrained(material: Material, settings: FitSettings) -> SRModel:
     """Return the model with fitted baselines and new weights."""
     targets, predictors, seen = fitted_parts(material, settings)
+    inputs: tuple[Input, ...] = (*targets, *predictors)
     spec = network_spec(
         settings,
         statics=len(material.static.data_vars),
         targets=len(targets),
         predictors=len(predictors),
-        masks=sum(target.variable.had_missing for target in targets)
-        + sum(predictor.variable.had_missing for predictor in predictors),
+        masks=sum(part.variable.had_missing for part in inputs),
         shape=material.grid.shape,
     )
     with torch.random.fork_rng(devices=[]):

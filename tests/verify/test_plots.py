@@ -15,7 +15,7 @@ from matplotlib.contour import QuadContourSet
 
 from xsuperres.errors import DataError, GridError, XSuperResError
 from xsuperres.testing import toy_field
-from xsuperres.verify.plots import history, maps, plot_maps
+from xsuperres.verify.plots import plot_history, plot_maps
 
 TITLES = ["coarse", "bicubic", "network", "truth", "bicubic − truth", "network − truth"]  # noqa: RUF001
 
@@ -44,7 +44,7 @@ def meshes(figure):
 
 @pytest.mark.parametrize(("y", "x"), [(16, 48), (24, 24), (48, 16)])
 def test_six_maps_two_scales(y, x):
-    figure = maps(*pictures(y, x))
+    figure = plot_maps(*pictures(y, x))
     figure.canvas.draw()
     assert len(figure.axes) == 8  # six maps, two colour bars
     by_title = {ax.get_title().split("\n")[0]: ax for ax in panels(figure)}
@@ -63,7 +63,7 @@ def test_six_maps_two_scales(y, x):
 def test_titles_tell_the_rmse():
     coarse, bicubic, network, truth = pictures()
     square = ((bicubic.astype(float) - truth.astype(float)) ** 2).weighted(np.cos(np.deg2rad(truth.lat))).mean()
-    titles = [ax.get_title() for ax in panels(maps(coarse, bicubic, network, truth))]
+    titles = [ax.get_title() for ax in panels(plot_maps(coarse, bicubic, network, truth))]
     assert f"bicubic\nRMSE {float(square) ** 0.5:.3g} K" in titles
     assert any(title.startswith("network\nRMSE ") and title.endswith(" K") for title in titles)
 
@@ -71,7 +71,7 @@ def test_titles_tell_the_rmse():
 def test_errors_and_orientation():
     fields = pictures()
     turned = [f.isel(lat=slice(None, None, -1)).transpose("lon", "lat", "time") for f in fields]
-    first, second = (meshes(maps(*given)) for given in (fields, turned))
+    first, second = (meshes(plot_maps(*given)) for given in (fields, turned))
     for a, b in zip(first, second, strict=True):
         np.testing.assert_array_equal(a.get_array(), b.get_array())
     expected = (fields[1] - fields[3]).squeeze()
@@ -83,14 +83,14 @@ def test_coast_from_the_land_fraction():
         return [sum(isinstance(c, QuadContourSet) for c in ax.collections) for ax in panels(figure)]
 
     fields = pictures()
-    assert coasts(maps(*fields)) == [1] * 6
-    assert coasts(maps(*(f.drop_vars("land_fraction") for f in fields))) == [0] * 6
+    assert coasts(plot_maps(*fields)) == [1] * 6
+    assert coasts(plot_maps(*(f.drop_vars("land_fraction") for f in fields))) == [0] * 6
     fields[3] = fields[3].drop_vars("land_fraction")
-    assert coasts(maps(*fields)) == [1] * 6  # still known from the network's field
+    assert coasts(plot_maps(*fields)) == [1] * 6  # still known from the network's field
 
 
 def test_axes_speak_degrees():
-    figure = maps(*pictures(periodic=True))
+    figure = plot_maps(*pictures(periodic=True))
     figure.canvas.draw()
     outer = [ax for ax in panels(figure) if ax.get_xlabel()]
     assert {ax.get_xlabel() for ax in outer} == {"longitude"}
@@ -98,7 +98,7 @@ def test_axes_speak_degrees():
     texts = [t.get_text() for ax in panels(figure) for t in (*ax.get_xticklabels(), *ax.get_yticklabels())]
     assert {"90°E", "90°W", "180°", "0°"} <= set(texts)
     assert any(text.endswith("°S") for text in texts)
-    (aspect,) = {ax.get_aspect() for ax in panels(maps(*pictures()))}
+    (aspect,) = {ax.get_aspect() for ax in panels(plot_maps(*pictures()))}
     assert aspect == pytest.approx(1 / np.cos(np.deg2rad(20.0 - 0.4)))
 
 
@@ -112,7 +112,7 @@ def test_projected_grid_has_its_own_labels():
     truth = projected(toy_field(time=1, y=16, x=24))
     coarse = truth.sr.coarsen(2)
     bicubic = coarse.sr.interpolate(2, like=truth)
-    figure = maps(coarse, bicubic, bicubic, truth, title="mine")
+    figure = plot_maps(coarse, bicubic, bicubic, truth, title="mine")
     assert {ax.get_xlabel() for ax in panels(figure)} - {""} == {"projection x coordinate [km]"}
     assert figure.get_suptitle() == "mine"
 
@@ -120,23 +120,23 @@ def test_projected_grid_has_its_own_labels():
 def test_missing_cells_and_headline():
     coarse, bicubic, network, truth = pictures()
     truth = truth.where(truth.lon > 5)
-    figure = maps(coarse, bicubic, network, truth)
+    figure = plot_maps(coarse, bicubic, network, truth)
     assert figure.get_suptitle() == "Air temperature, 2001-01-01 00:00"
     assert np.ma.getmaskarray(meshes(figure)[4].get_array()).any()
     with pytest.raises(DataError, match="no valid cell"):
-        maps(*(field * np.nan for field in (coarse, bicubic, network, truth)))
+        plot_maps(*(field * np.nan for field in (coarse, bicubic, network, truth)))
 
 
 def test_bad_maps_are_refused():
     coarse, bicubic, network, truth = pictures()
     with pytest.raises(GridError, match="network lies on other cells"):
-        maps(coarse, bicubic, network.isel(lat=slice(2, None)), truth)
+        plot_maps(coarse, bicubic, network.isel(lat=slice(2, None)), truth)
     with pytest.raises(DataError, match="one time step"):
-        maps(coarse, bicubic, network, xr.concat([truth, truth], "time"))
+        plot_maps(coarse, bicubic, network, xr.concat([truth, truth], "time"))
 
 
 def test_history(model):
-    figure = history(model)
+    figure = plot_history(model)
     loss, validation = figure.axes[:2]
     assert loss.get_ylabel() == "training loss"
     assert validation.get_ylabel() == "validation RMSE / bicubic"
@@ -155,7 +155,7 @@ def test_history(model):
 
 def test_history_into_given_axes(model):
     figure, ax = plt.subplots()
-    assert history(model, ax=ax) is figure
+    assert plot_history(model, ax=ax) is figure
     assert ax.get_ylabel() == "validation RMSE / bicubic"
     plt.close(figure)
 
@@ -163,15 +163,15 @@ def test_history_into_given_axes(model):
 def test_history_without_validation():
     fine = toy_field(time=6, y=16, x=24)
     model = fine.sr.fit(2, optimization={"max_steps": 3}, validation=None, progress=False, activate=False)
-    figure = history(model)
+    figure = plot_history(model)
     assert [ax.get_ylabel() for ax in figure.axes] == ["training loss"]
     assert "nothing was held out" in figure.get_suptitle()
 
 
 def test_figures_are_closed_for_pyplot(model):
     plt.close("all")
-    history(model)
-    maps(*pictures())
+    plot_history(model)
+    plot_maps(*pictures())
     assert plt.get_fignums() == []
 
 
@@ -185,7 +185,7 @@ def test_without_matplotlib(model, monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", missing)
     with pytest.raises(XSuperResError, match=r"xsuperres\[viz\]"):
-        history(model)
+        plot_history(model)
 
 
 def boxes_of(figure) -> list[tuple[str, object]]:

@@ -14,7 +14,7 @@ from xsuperres.model.file import load_model
 from xsuperres.model.table import deactivate
 from xsuperres.testing import toy_field
 from xsuperres.verify.baselines import baseline_fields, is_temperature
-from xsuperres.verify.report import as_table
+from xsuperres.verify.report import score_table
 from xsuperres.verify.score import score, training_overlap
 
 STEPS = {"max_steps": 3}
@@ -447,19 +447,19 @@ def test_real_data():
 
 def test_report(fine, truth):
     table = score(fine, truth)
-    lines = as_table(table).splitlines()
+    lines = score_table(table).splitlines()
     assert lines[0] == "tas, scale 2, region all"
     assert lines[1].split()[:5] == ["product", "RMSE", "[K]", "/", "bicubic"]
     assert len(lines) == 9
     assert lines[4].split()[2] == "1.000"
-    assert "land" in as_table(table, region="land").splitlines()[0]
+    assert "land" in score_table(table, region="land").splitlines()[0]
     with pytest.raises(UnknownNameError, match="region"):
-        as_table(table, region="ocean")
+        score_table(table, region="ocean")
     with pytest.raises(DataError, match="time"):
-        as_table(score(fine, truth, dim=["lat", "lon"]))
+        score_table(score(fine, truth, dim=["lat", "lon"]))
     small = table.copy(deep=True)[["bias", "correlation"]] * 0 + 1e-6
     small.bias.attrs, small.attrs["note"] = {"units": "kg m-2 s-1"}, "why " * 60
-    text = as_table(small.where(small["product"] != "lapse"))
+    text = score_table(small.where(small["product"] != "lapse"))
     assert "1.000e-06" in text
     assert " -" in text
     assert text.splitlines()[-1].startswith("why")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal
 
 import xarray as xr
@@ -193,7 +194,9 @@ class Refining(Accessor[T]):
             return active_model(tuple(da.name for da in self._fields()), wanted)
         chosen = load_model(model) if isinstance(model, (str, os.PathLike)) else model
         if not isinstance(chosen, SRModel):
-            raise ConfigError(f"model must be an SRModel or the path of one, got {type(chosen).__name__}.")
+            number = isinstance(chosen, Integral) and not isinstance(chosen, bool)
+            meant = f" ({chosen!r}); did you mean scale={chosen}?" if number else "."
+            raise ConfigError(f"model must be an SRModel or the path of one, got {type(chosen).__name__}{meant}")
         if wanted not in (None, chosen.scale):
             raise ConfigError(f"scale={scale} differs from the model's scale of {chosen.scale}; leave scale out.")
         return chosen

@@ -64,7 +64,7 @@ def _encoded(variable: xr.Variable, encoding: dict[Any, Any]) -> xr.Variable:
 def with_history(da: xr.DataArray, note: str) -> xr.DataArray:
     """Return `da` with one more line in its history attribute, signed with the package's version."""
     before = da.attrs.get("history")
-    line = f"xsuperres {__version__}: {note.removeprefix('xsuperres: ')}"
+    line = f"xsuperres {__version__}: {note}"
     return da.assign_attrs(history=f"{before}\n{line}" if before else line)
 
 

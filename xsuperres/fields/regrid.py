@@ -265,7 +265,7 @@ def regrid(
         data, method_note = _regrid_data(values.data, rows, columns, least, lazy=is_lazy(values)), method
     # The target stands for both grids: `bare` has its dims, and its orientation is the one wanted.
     dims = (*values.dims[:-2], *target.dims)
-    return attach(bare, data, dims, target, target, note=f"xsuperres: regridding, {method_note}")
+    return attach(bare, data, dims, target, target, note=f"regridding, {method_note}")
 
 
 def _default_method(source: Grid, target: Grid) -> Method:

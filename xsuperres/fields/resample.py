@@ -121,7 +121,7 @@ def interpolate(
         name="interpolate",
         token=(method, scale),
     )
-    note = f"xsuperres: {method} interpolation, scale {scale}"
+    note = f"{method} interpolation, scale {scale}"
     return attach(da, data, values.dims, coarse, fine, note=note)
 
 
@@ -172,7 +172,7 @@ def coarsen(da: xr.DataArray, scale: int, *, minimum_valid_fraction: float = 0.5
     coarse = grid.coarsen(scale)
     values = grid.canonical(da)
     data = _coarsen_data(values.data, grid.area, scale, minimum_valid_fraction, lazy=is_lazy(values))
-    note = f"xsuperres: area-weighted coarsening, scale {scale}"
+    note = f"area-weighted coarsening, scale {scale}"
     out = attach(da, data, values.dims, grid, coarse, note=note)
     for name, coordinate in da.coords.items():
         if set(coordinate.dims) == set(grid.dims) and coordinate.dtype.kind in "fbiu" and name not in out.coords:

@@ -107,7 +107,7 @@ class Validator:
         for fields, bicubic in self._all():
             error, size = self._squares(fields, bicubic, bicubic)
             sums["bicubic"] += error
-            sums["linear"] += self._squares(fields, bicubic, self._linear(fields, bicubic))[0]
+            sums["linear"] += self._squares(fields, bicubic, self._linear(fields))[0]
             total += size
             first += self._squares(fields, bicubic, np.zeros_like(bicubic))[0]
             weight = self.weight * (np.isfinite(fields.target) & np.isfinite(bicubic))
@@ -117,12 +117,10 @@ class Validator:
         self.spread = np.sqrt(np.maximum(first / total - (second / total) ** 2, 1e-30))
         return {name: np.sqrt(value / total) for name, value in sums.items()}
 
-    def _linear(self, fields: Fields, bicubic: np.ndarray) -> np.ndarray:
-        """Return the linear baseline in the variables' units."""
+    def _linear(self, fields: Fields) -> np.ndarray:
+        """Return the linear baseline in the variables' units, within their bounds as the network is."""
         channels, window = self.model.channels, self.window
         correction = self.model.linear_correction[:, *window]
-        if channels.offsets is None and all(transform.kind is None for transform in channels.transforms):
-            return bicubic + correction
         mean, sd = (np.array(n[: channels.targets])[:, None, None] for n in (channels.mean, channels.sd))
         linear = self.blocks.transformed_bicubic(fields, channels)[..., *window] + correction
         offset = None if channels.offsets is None else torch.from_numpy(channels.offsets[1][:, *window])

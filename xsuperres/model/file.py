@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import tempfile
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -148,8 +148,8 @@ def model_from_bytes(data: bytes, *, source: str = "bytes") -> SRModel:
 
 
 def digest_of(model: SRModel) -> str:
-    """Return the sha256 of everything in the model but the seconds that its training took."""
-    tensors, header = _parts(model)
+    """Return the sha256 of all that makes a model's results: not the seconds of its training, nor a discriminator."""
+    tensors, header = _parts(replace(model, discriminator=None))
     header["training"].pop("cpu_seconds")
     header["training"]["history"].pop("seconds", None)
     return _digest(tensors, header)

@@ -121,6 +121,8 @@ class Ground:
         if not plain:
             changed = changed + self._climatology(1)
             changed = xr.apply_ufunc(target.transform.back, changed, dask="parallelized", output_dtypes=[changed.dtype])
+        low, high = target.bounds
+        changed = changed if low is None and high is None else changed.clip(low, high)  # as the network is
         return changed.astype(bicubic.dtype)
 
     def _transformed(self) -> xr.DataArray:

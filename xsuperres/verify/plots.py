@@ -250,6 +250,3 @@ def _headline(truth: xr.DataArray) -> str:
     times = [c for n, c in truth.coords.items() if not c.ndim and str(n) in ("time", "valid_time")]
     when = str(times[0].values)[:16].replace("T", " ") if times else ""
     return ", ".join(part for part in (name, when) if part)
-
-
-history, maps = plot_history, plot_maps  # as the demo calls them

@@ -96,6 +96,3 @@ def _aligned(columns: list[list[str]]) -> list[str]:
         ).rstrip()
         for row in rows
     ]
-
-
-as_table = score_table  # as the demo calls it
