@@ -5,12 +5,16 @@ true domain edge (there is no neighbour there), wrapped on a periodic axis, as o
 function gets the widened block and its windows, returns the block refined by ``scale``, and the part that came from
 the halo is trimmed; along a ``consumed`` axis it returns the chunk's own cells only. Lazy and eager maps share the
 windows, so they give the same numbers.
+
+The lazy graph is small: one task per output block, and one per side of a chunk that a neighbour needs. A side is cut
+once for all blocks along a consumed axis (time), which take what they need of its length, and an axis of one chunk
+wraps inside the block.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +23,8 @@ import numpy as np
 __all__ = ["AxisPlan", "Window", "map_tiles", "split", "windows"]
 
 TileFunction = Callable[..., np.ndarray]
-Along = tuple[int, np.ndarray]
+Piece = tuple[int, int, int]  # chunk, start, stop
+Along = tuple[tuple[int, ...], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,7 @@ class Window:
     cell. `before` and `core` are the widening before the chunk and the chunk's own size, in cells.
     """
 
-    pieces: tuple[tuple[int, int, int], ...]
+    pieces: tuple[Piece, ...]
     origin: int
     before: int
     core: int
@@ -65,6 +70,28 @@ class Window:
     def own(self) -> slice:
         """The cells of the widened block that are the chunk's own."""
         return slice(self.before, self.before + self.core)
+
+    @property
+    def size(self) -> int:
+        """How many cells the widened block has."""
+        return sum(stop - start for _, start, stop in self.pieces)
+
+    @property
+    def sources(self) -> tuple[Piece, ...]:
+        """What must be there to join the block: the pieces, or what they span of one chunk that gives them all."""
+        chunks, starts, stops = zip(*self.pieces, strict=True)
+        if len(set(chunks)) == 1:
+            return ((chunks[0], min(starts), max(stops)),)
+        return self.pieces
+
+    @property
+    def placed(self) -> Iterator[Piece]:
+        """The pieces as (first cell in the block, start, stop in what the sources hold)."""
+        alone = self.sources[0] if len(self.sources) == 1 else None
+        first = 0
+        for _, start, stop in self.pieces:
+            yield (first, start, stop) if alone is None else (first, start - alone[1], stop - alone[1])
+            first += stop - start
 
 
 def windows(chunks: Sequence[int], plan: AxisPlan) -> list[Window]:
@@ -141,8 +168,8 @@ def map_tiles(
         Of a numpy array; a dask array has its own.
     name, token : str, object
         Prefix of the keys, and what identifies `function` for them: the same token and input give the same keys.
-    along : tuple of (axis, ndarray (size, ...)), optional
-        What is known of each cell along an axis that does not wrap; each block gets its own.
+    along : tuple of (axes, ndarray (size, ..., k)), optional
+        What is known of each cell along axes that do not wrap; each block gets its own.
     """
     if chunks is None:
         chunks = array.chunks if hasattr(array, "dask") else tuple((size,) for size in array.shape)
@@ -171,7 +198,7 @@ def _map_eager(
         block, parts = array, tuple(per_axis[axis][at] for axis, at in enumerate(index))
         for axis, window in enumerate(parts):
             block = _take(block, axis, window, starts[axis])
-        done = _run(function, [block], None, parts, tuple(plans), *_beside(along, parts))
+        done = _refined(function, plans, parts, _beside(along, parts), block)
         corner = [0 if p.count is not None else starts[axis][index[axis]] * p.scale for axis, p in enumerate(plans)]
         out[tuple(slice(start, start + size) for start, size in zip(corner, done.shape, strict=True))] = done
     return out
@@ -181,20 +208,16 @@ def _beside(along: Along | None, parts: tuple[Window, ...]) -> tuple[np.ndarray,
     """Return the cells of `along` that a block covers, as the function's further argument, if there is one."""
     if along is None:
         return ()
-    axis, values = along
-    window = parts[axis]
-    covered = sum(stop - start for _, start, stop in window.pieces)
-    return (values[window.origin : window.origin + covered],)
+    axes, values = along
+    return (values[tuple(slice(parts[a].origin, parts[a].origin + parts[a].size) for a in axes)],)
 
 
 def _take(block: np.ndarray, axis: int, window: Window, starts: list[int]) -> np.ndarray:
-    """Return the window's cells along `axis`; a view where it is one piece."""
+    """Return the window's cells along `axis`; a view where they follow each other."""
     lead = (slice(None),) * axis
+    if window.origin >= 0 and window.origin + window.size <= starts[-1]:
+        return block[(*lead, slice(window.origin, window.origin + window.size))]
     parts = [block[(*lead, slice(starts[chunk] + start, starts[chunk] + stop))] for chunk, start, stop in window.pieces]
-    contiguous = window.origin >= 0 and window.origin + sum(p.shape[axis] for p in parts) <= starts[-1]
-    if contiguous:
-        length = sum(p.shape[axis] for p in parts)
-        return block[(*lead, slice(window.origin, window.origin + length))]
     return np.concatenate(parts, axis=axis)
 
 
@@ -210,20 +233,21 @@ def _map_lazy(
     along: Along | None,
 ) -> Any:
     import dask.array
+    from dask._task_spec import Task
     from dask.base import tokenize
     from dask.highlevelgraph import HighLevelGraph
 
     plans = tuple(plans)
     key = f"{name}-{tokenize(token, array, plans, along)}"
     graph: dict[Any, Any] = {}
+    sides = _Sides(array, f"{key}-side", [plan.consumed for plan in plans], graph)
+    sources = [[window.sources for window in found] for found in per_axis]
     for index in itertools.product(*(range(len(found)) for found in per_axis)):
         parts = tuple(per_axis[axis][at] for axis, at in enumerate(index))
-        shape = tuple(len(part.pieces) for part in parts)
-        blocks = [
-            _source(graph, key, array, combination)
-            for combination in itertools.product(*(part.pieces for part in parts))
-        ]
-        graph[(key, *index)] = (_run, function, blocks, shape, parts, plans, *_beside(along, parts))
+        pieces = itertools.product(*(sources[axis][at] for axis, at in enumerate(index)))
+        blocks = [sides.reference(combination) for combination in pieces]
+        label = (key, *index)
+        graph[label] = Task(label, _run, function, plans, parts, _beside(along, parts), *blocks)
     chunks = tuple(
         tuple(plan.size(window.core) for window in found) for found, plan in zip(per_axis, plans, strict=True)
     )
@@ -231,17 +255,27 @@ def _map_lazy(
     return dask.array.Array(layers, key, chunks, dtype=dtype)
 
 
-def _source(graph: dict[Any, Any], key: str, array: Any, pieces: tuple[tuple[int, int, int], ...]) -> Any:
-    """Return the key of one piece of the input: a whole chunk, or a slice of it made a task of its own."""
-    chunk = tuple(piece[0] for piece in pieces)
-    whole = all(start == 0 and stop == array.chunks[axis][at] for axis, (at, start, stop) in enumerate(pieces))
-    source = (array.name, *chunk)
-    if whole:
-        return source
-    cut = tuple(slice(start, stop) for _, start, stop in pieces)
-    label = (f"{key}-edge", *(number for piece in pieces for number in piece))
-    graph[label] = (_cut, source, cut)
-    return label
+class _Sides:
+    """The parts of chunks that blocks are joined from, each a task of `graph` unless it is a whole chunk."""
+
+    def __init__(self, array: Any, name: str, consumed: list[bool], graph: dict[Any, Any]) -> None:
+        self.source, self.chunks, self.name, self.graph = array.name, array.chunks, name, graph
+        self.free = [axis for axis, is_consumed in enumerate(consumed) if not is_consumed]
+
+    def reference(self, pieces: tuple[Piece, ...]) -> Any:
+        """Return a reference to what holds `pieces`, maybe longer along consumed axes."""
+        from dask._task_spec import Task, TaskRef
+
+        numbers = [piece[0] for piece in pieces]
+        cut = [a for a, (n, start, stop) in enumerate(pieces) if stop - start < self.chunks[a][n]]
+        if not cut:
+            return TaskRef((self.source, *numbers))
+        shared = [axis for axis in cut if axis in self.free] or cut
+        spans = [piece[1:] if axis in shared else (None, None) for axis, piece in enumerate(pieces)]
+        label = (self.name, *numbers, *itertools.chain(*spans))
+        if label not in self.graph:
+            self.graph[label] = Task(label, _cut, TaskRef((self.source, *numbers)), tuple(slice(*s) for s in spans))
+        return TaskRef(label)
 
 
 def _cut(block: np.ndarray, cut: tuple[slice, ...]) -> np.ndarray:
@@ -251,24 +285,39 @@ def _cut(block: np.ndarray, cut: tuple[slice, ...]) -> np.ndarray:
 
 def _run(
     function: TileFunction,
-    blocks: list[np.ndarray],
-    shape: tuple[int, ...] | None,
-    parts: tuple[Window, ...],
     plans: tuple[AxisPlan, ...],
-    *beside: np.ndarray,
+    parts: tuple[Window, ...],
+    beside: tuple[np.ndarray, ...],
+    *blocks: np.ndarray,
 ) -> np.ndarray:
-    """Join the pieces, call the function, trim the halo."""
-    block = blocks[0] if len(blocks) == 1 else _join(blocks, shape or ())
+    """Join the blocks, one per combination of the windows' sources, and refine what they make."""
+    return _refined(function, plans, parts, beside, _joined(blocks, parts))
+
+
+def _refined(
+    function: TileFunction,
+    plans: Sequence[AxisPlan],
+    parts: tuple[Window, ...],
+    beside: tuple[np.ndarray, ...],
+    block: np.ndarray,
+) -> np.ndarray:
+    """Call the function and trim the halo."""
     refined = function(block, parts, *beside)
     return refined[tuple(plan.trim(part) for part, plan in zip(parts, plans, strict=True))]
 
 
-def _join(blocks: list[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
-    """Concatenate blocks, listed in C order of `shape`, along every axis."""
-    for axis in range(len(shape) - 1, -1, -1):
-        count = shape[axis]
-        blocks = [
-            blocks[at] if count == 1 else np.concatenate(blocks[at : at + count], axis=axis)
-            for at in range(0, len(blocks), count)
+def _joined(blocks: Sequence[np.ndarray], parts: tuple[Window, ...]) -> np.ndarray:
+    """Return the windows' cells from blocks, listed in C order of the windows' sources."""
+    if len(blocks) == 1 and all(len(part.pieces) == 1 for part in parts):
+        return blocks[0]
+    out = np.empty([part.size for part in parts], blocks[0].dtype)
+    counts = [len(part.sources) for part in parts]
+    for pieces in itertools.product(*(enumerate(part.placed) for part in parts)):
+        at = [number if count > 1 else 0 for (number, _), count in zip(pieces, counts, strict=True)]
+        block = blocks[int(np.ravel_multi_index(at, counts))]
+        cells = [
+            slice(None) if block.shape[axis] == stop - start else slice(start, stop)
+            for axis, (_, (_, start, stop)) in enumerate(pieces)
         ]
-    return blocks[0]
+        out[tuple(slice(first, first + stop - start) for _, (first, start, stop) in pieces)] = block[tuple(cells)]
+    return out

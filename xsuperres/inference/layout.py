@@ -40,7 +40,7 @@ class Layout:
     values: xr.DataArray
     dims: tuple[str, ...]
     stacked: bool
-    steps: tuple[int, np.ndarray] | None
+    steps: tuple[tuple[int, ...], np.ndarray] | None
     model: SRModel
     coarse: Grid
     members: int | None
@@ -74,7 +74,7 @@ class Layout:
                 raise ConfigError(f"The data have a dimension {MEMBER!r} already; rename it before members={members}.")
             values = values.expand_dims({MEMBER: members})
             lead = [MEMBER, *lead]
-        steps = (len(lead) - 1, _steps_of(first, str(coarse.time), model)) if told else None
+        steps = ((len(lead) - 1,), _steps_of(first, str(coarse.time), model)) if told else None
         return cls(values, (*lead, *coarse.dims), stacked_fields, steps, model, coarse, members)
 
     def mapped(self, tile: Tile) -> Any:

@@ -34,11 +34,11 @@ class RecurrentFusion(Block):
     def __init__(self, width: int, hidden: int, window: int) -> None:
         super().__init__()
         self.hidden, self.window = hidden, window
-        self.input = Conv(width, 4 * hidden)
+        self.input = pointwise_conv(width, 4 * hidden)
         self.recurrent = Conv(hidden, 4 * hidden, bias=False)
         self.output = pointwise_conv(hidden, width)
         with torch.no_grad():  # remember at first (Jozefowicz et al. 2015)
-            bias = self.input.conv.bias
+            bias = self.input.module.bias
             assert bias is not None
             bias[hidden : 2 * hidden] = 1.0
 
