@@ -272,7 +272,7 @@ class _Sides:
             return TaskRef((self.source, *numbers))
         shared = [axis for axis in cut if axis in self.free] or cut
         spans = [piece[1:] if axis in shared else (None, None) for axis, piece in enumerate(pieces)]
-        label = (self.name, *numbers, *itertools.chain(*spans))
+        label: tuple[Any, ...] = (self.name, *numbers, *itertools.chain(*spans))
         if label not in self.graph:
             self.graph[label] = Task(label, _cut, TaskRef((self.source, *numbers)), tuple(slice(*s) for s in spans))
         return TaskRef(label)

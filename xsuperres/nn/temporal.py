@@ -38,9 +38,7 @@ class RecurrentFusion(Block):
         self.recurrent = Conv(hidden, 4 * hidden, bias=False)
         self.output = pointwise_conv(hidden, width)
         with torch.no_grad():  # remember at first (Jozefowicz et al. 2015)
-            bias = self.input.module.bias
-            assert bias is not None
-            bias[hidden : 2 * hidden] = 1.0
+            self.input.get_parameter("module.bias")[hidden : 2 * hidden] = 1.0
 
     def gates(self, features: Tensor) -> Tensor:  # (f, width, y, x) -> (f, 4 hidden, y, x)
         """Return what the frames contribute to the gates."""
