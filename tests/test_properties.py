@@ -13,7 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from xsuperres.inference import layout
-from xsuperres.inference.apply import Frames, apply, prepare
+from xsuperres.inference.apply import apply
+from xsuperres.inference.frames import Frames
+from xsuperres.inference.prepared import prepare
 from xsuperres.nn.backbones import BACKBONES
 from xsuperres.nn.upsamplers import UPSAMPLERS
 

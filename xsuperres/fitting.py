@@ -18,8 +18,8 @@ from xsuperres.config import SamplingConfig
 from xsuperres.errors import ConfigError, DataError
 from xsuperres.fields.checks import check_units
 from xsuperres.fields.static import StaticLike, fit_static_scaling
+from xsuperres.inference.devices import choose_device
 from xsuperres.inference.validation import Validator
-from xsuperres.inference.workers import choose_device
 from xsuperres.material import Material, Sources, gathered, network_spec, other_blocks
 from xsuperres.model.artefact import Input, SRModel, TrainingRecord
 from xsuperres.model.datasets import plain

@@ -20,7 +20,7 @@ from xsuperres.config import (
 from xsuperres.errors import ConfigError
 from xsuperres.fields.grid import check_scale
 from xsuperres.fields.times import offsets
-from xsuperres.inference.workers import choose_device
+from xsuperres.inference.devices import choose_device
 from xsuperres.nn.backbones import BACKBONES
 from xsuperres.nn.discriminator import DISCRIMINATORS
 from xsuperres.nn.layers import ACTIVATIONS, ATTENTION, DROPOUT, NORMALIZATION

@@ -25,10 +25,11 @@ from xsuperres.fields.resample import fine_index
 from xsuperres.fields.stack import check_together
 from xsuperres.fields.static import StaticLike
 from xsuperres.inference.apply import Mask
+from xsuperres.inference.devices import Execution
 from xsuperres.inference.domain import bind
 from xsuperres.inference.layout import Layout
 from xsuperres.inference.tile import Tile
-from xsuperres.inference.workers import choose_device, refer
+from xsuperres.inference.workers import refer
 from xsuperres.model.artefact import SRModel
 from xsuperres.options import current_options
 
@@ -46,11 +47,12 @@ def downscale(
     members: int | None = None,
     seed: int = 0,
     batch_size: int | None = None,
-    device: str = "auto",
+    execution: Execution | None = None,
     mask: Mask = "model",
 ) -> list[xr.DataArray]:
     """Apply `model` to coarse fields, one per target; see `SuperResolutionAccessor.downscale`."""
-    _check_settings(model, members, batch_size, device, mask)
+    execution = execution or Execution()
+    _check_settings(model, members, seed, batch_size, mask)
     for da, target in zip(fields, model.targets, strict=True):
         check_values(da)
         check_units(da, target.variable.units, what="downscale")
@@ -64,14 +66,17 @@ def downscale(
     _check_missing([*fields, *shown], bound)
     layout = Layout.of(fields, shown, bound, coarse, members)
     lazy = is_lazy(layout.values)
+    if not lazy:
+        execution.chosen()  # a lazy result may be computed where there are other devices
     tile = Tile(
         reference=refer(bound, to_file=lazy),
         first=(int(location.rows[0]), int(location.columns[0])),
         period=bound.coarse_grid.x.size,
         width=coarse.x.size,
         stacked=layout.stacked,
+        order=layout.order,
         seed=None if members is None else seed,
-        device=device,
+        execution=execution,
         batch_size=batch_size,
         mask=mask,
         memory_budget=current_options().memory_budget,
@@ -132,19 +137,20 @@ def _brought(fields: Sequence[xr.DataArray], model: SRModel) -> Sequence[xr.Data
     return [regrid(da, target, method="conservative").isel(turned) for da in fields]
 
 
-def _check_settings(model: SRModel, members: int | None, batch_size: int | None, device: str, mask: Mask) -> None:
+def _check_settings(model: SRModel, members: int | None, seed: int, batch_size: int | None, mask: Mask) -> None:
     if mask not in ("input", "model", None):
         raise ConfigError(f"mask must be 'input', 'model' or None, got {mask!r}.")
-    for name, value in (("batch_size", batch_size), ("members", members)):
-        whole = isinstance(value, Integral) and not isinstance(value, bool)
-        if value is not None and (not whole or value < 1):
-            raise ConfigError(f"{name} must be a whole number of at least 1, got {value!r}.")
+    given = {"seed": (seed, 0), "batch_size": (batch_size, 1), "members": (members, 1)}
+    for name, (value, least) in given.items():
+        if value is None and name != "seed":
+            continue
+        if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+            raise ConfigError(f"{name} must be a whole number of at least {least}, got {value!r}.")
     if members is not None and not model.network.is_random:
         raise ConfigError(
             f"members={members} needs a network with randomness: trained with dropout (network={{'dropout': ...}}) or "
             "noise (adversarial={'noise': ...}); this one has neither."
         )
-    choose_device(device)
 
 
 def _check_missing(fields: Sequence[xr.DataArray], model: SRModel) -> None:

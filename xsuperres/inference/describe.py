@@ -16,8 +16,10 @@ from xsuperres.fields.checks import is_lazy
 from xsuperres.fields.grid import Grid, check_scale, grid_of
 from xsuperres.fields.static import riding_statics
 from xsuperres.fields.times import CALENDAR_FEATURES
-from xsuperres.inference.apply import Frames, apply, bytes_per_cell, prepare
+from xsuperres.inference.apply import apply
 from xsuperres.inference.domain import misfit
+from xsuperres.inference.frames import Frames
+from xsuperres.inference.prepared import bytes_per_cell, prepare
 from xsuperres.model.artefact import SRModel
 
 __all__ = ["describe"]

@@ -72,10 +72,16 @@ class Layout:
         if members is not None:
             if MEMBER in lead:
                 raise ConfigError(f"The data have a dimension {MEMBER!r} already; rename it before members={members}.")
-            values = values.expand_dims({MEMBER: members})
+            values = values.expand_dims(MEMBER)
             lead = [MEMBER, *lead]
         steps = ((len(lead) - 1,), _steps_of(first, str(coarse.time), model)) if told else None
         return cls(values, (*lead, *coarse.dims), stacked_fields, steps, model, coarse, members)
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """The leading axes, variables apart, by the names of their dims."""
+        lead = self.dims[:-2]
+        return tuple(sorted(range(len(lead)), key=lambda axis: lead[axis]))
 
     def mapped(self, tile: Tile) -> Any:
         """Return the fine data."""
@@ -93,6 +99,8 @@ class Layout:
         plans = plane_plans(len(self.dims), self.coarse, model.reach, model.scale)
         if model.spec.time_window is not None:
             plans[-3] = AxisPlan(halo=model.time_halo, consumed=True)
+        if self.members is not None:
+            plans[0] = AxisPlan(copies=self.members)
         if self.stacked:
             plans.insert(len(plans) - 2, AxisPlan(count=len(model.targets)))
         return plans

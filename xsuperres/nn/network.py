@@ -24,7 +24,7 @@ from xsuperres.nn.resample import repeat_cells
 from xsuperres.nn.temporal import RecurrentFusion, taken
 from xsuperres.nn.upsamplers import UPSAMPLERS, Upsampler
 
-__all__ = ["Cells", "LocationFeatures", "NetworkSpec", "SuperResolution", "build_network"]
+__all__ = ["Cells", "Encoded", "LocationFeatures", "NetworkSpec", "SuperResolution", "build_network"]
 
 
 @dataclass(frozen=True, kw_only=True)
