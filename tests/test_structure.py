@@ -347,14 +347,15 @@ def test_one_requirement_has_one_version(settings):
 
 def test_all_that_is_imported_is_declared(settings):
     core = {name.split("[")[0].replace("-", "_") for name in requirements(settings["options"]["install_requires"])}
-    viz = set(requirements(settings["options.extras_require"]["viz"]))
+    extras = {name: set(requirements(text)) for name, text in settings["options.extras_require"].items()}
+    rooms = dict.fromkeys(("plots", "canvas", "demo"), "viz") | dict.fromkeys(("workers", "plugin"), "distributed")
     known = core | set(sys.stdlib_module_names) | {"xsuperres", "pandas"}
     for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text())):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             names += [node.module] if isinstance(node, ast.ImportFrom) and node.module and not node.level else []
             strange = {name.split(".")[0] for name in names} - known
-            assert strange <= (viz if path.stem in ("plots", "canvas", "demo") else set()), path.name
+            assert strange <= (extras[rooms[path.stem]] if path.stem in rooms else set()), path.name
 
 
 def test_constraints_name_one_torch():
