@@ -131,6 +131,8 @@ def test_what_is_no_field_is_left_out_and_kept(archive, ds, tmp_path):
         for name in kept:
             xr.testing.assert_identical(out[name].variable, archive[name].variable)
         assert "lat_bnds" not in out
+    decoded = coarse.set_coords(["crs", "time_bnds"]).sr.downscale(model)  # as of decode_coords="all"
+    assert {"crs", "time_bnds"} <= set(decoded.coords) and list(decoded.data_vars) == ["tas", "pr", "co2"]
     fine = coarse.sr.downscale(model)
     np.testing.assert_array_equal(fine.tas, ds.sr.coarsen(2).sr.downscale(plain).tas)
     written = fine.sr.with_bounds()

@@ -36,6 +36,8 @@ def test_fields_lie_on_both_horizontal_dims(archive):
 
 def test_what_holds_on_other_cells(archive):
     assert sorted(off_grid(archive)) == ["co2", "crs", "time_bnds"]
+    decoded = archive.set_coords(["time_bnds", "lat_bnds", "crs"]).assign_coords(bnds=[0, 1])
+    assert sorted(off_grid(decoded)) == ["bnds", "co2", "time_bnds"], "a scalar coordinate rides on the fields"
 
 
 def test_nothing_is_computed(archive):

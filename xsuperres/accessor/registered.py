@@ -78,7 +78,8 @@ class DatasetSuperResolutionAccessor(
     def _returned(self, fields: Sequence[xr.DataArray]) -> xr.Dataset:
         made: dict[Any, Any] = self._beside() | {da.name: da for da in fields}
         order = [*(name for name in self._obj.data_vars if name in made), *made]
-        return xr.Dataset({name: made[name] for name in dict.fromkeys(order)}, attrs=self._obj.attrs)
+        out = xr.Dataset({name: made[name] for name in dict.fromkeys(order)}, attrs=self._obj.attrs)
+        return out.set_coords([name for name in self._obj.coords if name in made])
 
     def _beside(self) -> dict[Hashable, xr.Variable]:
         from xsuperres.fields.variables import off_grid

@@ -56,9 +56,15 @@ def _horizontal(da: xr.DataArray) -> set[Hashable]:
 
 
 def off_grid(ds: xr.Dataset) -> dict[Hashable, xr.Variable]:
-    """Return the data variables without a horizontal dim: what holds on other cells too.
+    """Return the variables that no field carries and that have no horizontal dim: what holds on other cells too.
 
-    A grid mapping and the bounds of times do; the bounds of cells do not.
+    A grid mapping and the bounds of times do, also where they are coordinates; the bounds of cells do not.
     """
-    horizontal = {dim for name in field_names(ds) for dim in _horizontal(ds[name])}
-    return {name: da.variable for name, da in ds.data_vars.items() if not set(da.dims) & horizontal}
+    fields = [ds[name] for name in field_names(ds)]
+    horizontal = {dim for da in fields for dim in _horizontal(da)}
+    carried = {name for da in fields for name in da.coords}
+    return {
+        name: variable
+        for name, variable in ds.variables.items()
+        if name not in carried and not set(variable.dims) & horizontal
+    }
