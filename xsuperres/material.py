@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import xarray as xr
 
-from xsuperres.errors import ConfigError, DataError, GridError, unknown_name
+from xsuperres.errors import ConfigError, GridError, unknown_name
 from xsuperres.fields.channels import channel_counts
 from xsuperres.fields.checks import check_units, check_values
 from xsuperres.fields.grid import Grid, grid_of
@@ -53,8 +53,6 @@ class Sources:
         others = tuple(named_predictors(predictors).values())
         if targets is None:
             return cls(tuple(fields), None, others)
-        if len(targets) != len(fields):
-            raise DataError(f"target= holds {len(targets)} variables, the coarse data {len(fields)}.")
         return cls(tuple(targets), tuple(fields), others)
 
     def scale(self, given: int | None) -> Any:
@@ -99,6 +97,7 @@ def gathered(sources: Sources, settings: FitSettings, static: StaticLike | None)
     check_together(sources.targets)
     _check_variable_names(sources, settings)
     if sources.coarse is not None:
+        _check_validation_of_pairs(settings.validation)
         sources = _paired(sources, settings, static)
     first = sources.targets[0]
     grid = grid_of(first, gaps=True)
@@ -121,6 +120,16 @@ def _check_variable_names(sources: Sources, settings: FitSettings) -> None:
         for name in setting if isinstance(setting, Mapping) else ():
             if name not in names:
                 raise unknown_name("variable", name, names)
+
+
+def _check_validation_of_pairs(validation: Any) -> None:
+    """Refuse other data, which have no coarse side of their own."""
+    if isinstance(validation, (xr.DataArray, xr.Dataset)):
+        raise ConfigError(
+            "validation= takes other data without target= only: they would be coarsened, and these pairs are not made "
+            "that way. Put them among the pairs and hold their times out: validation=slice('2018', '2019'), or a "
+            "fraction, validation=0.2."
+        )
 
 
 def _paired(sources: Sources, settings: FitSettings, static: StaticLike | None) -> Sources:
@@ -225,9 +234,10 @@ def other_blocks(data: xr.DataArray | xr.Dataset, model: SRModel, settings: FitS
     A Dataset holds all variables of the model, and its predictors; a DataArray is enough for one variable without.
     """
     sources = _validation_sources(data, model)
-    for da, target in zip(sources.targets, model.targets, strict=True):
+    for da, part in zip((*sources.targets, *sources.predictors), model.inputs, strict=True):
         check_values(da)
-        check_units(da, target.variable.units, what="validation")
+        check_units(da, part.variable.units, what="validation")
+    check_together(sources.targets)
     grid = grid_of(sources.targets[0], gaps=True)
     location = model.grid.locate(grid) if grid.shape == model.grid.shape else None
     if location is None or location.rows[0] or location.columns[0]:

@@ -72,6 +72,7 @@ def fitted_parts(
                 transform=transforms[index],
                 climatology=climatologies[index],
                 bounds=_bounds(da, lowest[index], settings),
+                source=_variable(sources.coarse[index], inputs[index].missing) if sources.coarse else None,
             )
         )
     predictors = [

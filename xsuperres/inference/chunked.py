@@ -30,7 +30,7 @@ from xsuperres.inference.domain import bind
 from xsuperres.inference.layout import Layout
 from xsuperres.inference.tile import Tile
 from xsuperres.inference.workers import refer
-from xsuperres.model.artefact import SRModel
+from xsuperres.model.artefact import SRModel, Target
 from xsuperres.options import current_options
 
 __all__ = ["downscale"]
@@ -55,9 +55,10 @@ def downscale(
     _check_settings(model, members, seed, batch_size, mask)
     for da, target in zip(fields, model.targets, strict=True):
         check_values(da)
-        check_units(da, target.variable.units, what="downscale")
-        check_variable(da, target.variable.name, target.variable.standard_name)
+        check_units(da, target.coarse.units, what="downscale")
+        check_variable(da, target.coarse.name, target.coarse.standard_name)
     check_together(fields)
+    fields = [_as_target(da, target) for da, target in zip(fields, model.targets, strict=True)]
     fields = fields if static is not None else _brought(fields, model)
     first = fields[0]
     coarse = grid_of(first)
@@ -89,6 +90,15 @@ def downscale(
         _labelled(layout.like(da), part[(..., *cut)], layout.dims, coarse, fine, bound, fine_location)
         for da, part in zip(fields, layout.parts(data), strict=True)
     ]
+
+
+def _as_target(da: xr.DataArray, target: Target) -> xr.DataArray:
+    """Return a coarse field with the labels of what it becomes: of explicit pairs those of the target."""
+    if target.source is None:
+        return da
+    told = {name: getattr(target.variable, name) for name in ("units", "standard_name", "long_name")}
+    named = da.rename(target.variable.name or da.name)
+    return named.assign_attrs({name: value for name, value in told.items() if value is not None})
 
 
 def _inside(model: SRModel, location: Location) -> tuple[Location, tuple[slice, ...]]:
@@ -160,7 +170,7 @@ def _check_missing(fields: Sequence[xr.DataArray], model: SRModel) -> None:
             continue
         share = 100 * float(np.mean(~np.isfinite(da.data)))
         raise DataError(
-            f"{part.variable.name or 'The data'!r} is NaN in {share:.2g} % of the cells, but the model was trained on "
+            f"{part.coarse.name or 'The data'!r} is NaN in {share:.2g} % of the cells, but the model was trained on "
             "complete fields and has no mask channel; fill them, or train on data with the same gaps."
         )
 

@@ -39,6 +39,7 @@ class Layout:
 
     values: xr.DataArray
     dims: tuple[str, ...]
+    dtypes: tuple[np.dtype, ...]
     stacked: bool
     steps: tuple[tuple[int, ...], np.ndarray] | None
     model: SRModel
@@ -75,7 +76,8 @@ class Layout:
             values = values.expand_dims(MEMBER)
             lead = [MEMBER, *lead]
         steps = ((len(lead) - 1,), _steps_of(first, str(coarse.time), model)) if told else None
-        return cls(values, (*lead, *coarse.dims), stacked_fields, steps, model, coarse, members)
+        dtypes = tuple(da.dtype.newbyteorder("=") for da in fields)
+        return cls(values, (*lead, *coarse.dims), dtypes, stacked_fields, steps, model, coarse, members)
 
     @property
     def order(self) -> tuple[int, ...]:
@@ -106,8 +108,10 @@ class Layout:
         return plans
 
     def parts(self, data: Any) -> list[Any]:
-        """Return the fine data of each target."""
-        return [data[..., index, :, :] for index in range(len(self.model.targets))] if self.stacked else [data]
+        """Return the fine data of each target, in the dtype of its own field."""
+        if not self.stacked:
+            return [data]
+        return [data[..., index, :, :].astype(dtype, copy=False) for index, dtype in enumerate(self.dtypes)]
 
     def like(self, da: xr.DataArray) -> xr.DataArray:
         """Return what the result is labelled like: `da`, with members."""

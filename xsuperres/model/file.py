@@ -209,6 +209,7 @@ def _planes(target: Target) -> dict[str, np.ndarray]:
 def _target_header(target: Target) -> dict[str, Any]:
     return {
         "variable": plain(asdict(target.variable)),
+        "source": None if target.source is None else plain(asdict(target.source)),
         "scaling": asdict(target.scaling),
         "residual_sd": target.baselines.residual_sd,
         "transform": asdict(target.transform),
@@ -225,6 +226,7 @@ def _target(header: dict[str, Any], planes: dict[str, np.ndarray]) -> Target:
         transform=Transform(**header["transform"]),
         climatology=(means[0], means[1]) if means else None,
         bounds=(header["bounds"][0], header["bounds"][1]),
+        source=None if header["source"] is None else Variable(**header["source"]),
     )
 
 
