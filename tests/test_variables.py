@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -175,8 +176,6 @@ def test_bounds_are_kept(rain):
 
 
 def test_softplus_keeps_the_output_positive(rain, reinitialise):
-    from dataclasses import replace
-
     from xsuperres.nn.network import build_network
 
     out, rain = {}, rain.assign_attrs(standard_name="unknown_flux")  # one that might be negative
@@ -257,6 +256,52 @@ def test_predictors_are_asked_for_by_name_and_units(fine, rain):
         fine.sr.fit(2, predictors=[rain, rain], **options())
     with pytest.raises(DataError, match="takes Datasets"):
         fine.sr.fit(2, predictors=["pr"], **options())
+
+
+@pytest.mark.parametrize("domain", ["fixed", "open"])
+@pytest.mark.parametrize("upsampling", ["interpolation", "subpixel"])
+def test_what_a_predictor_lacks_does_not_hide_the_target(fine, check, reinitialise, tmp_path, upsampling, domain):
+    """A sea surface temperature is missing over land: the network sees the target there all the same."""
+    coarse = fine.sr.coarsen(2).drop_vars(["elevation", "land_fraction"])
+    sea = coarse.where(coarse.lon > 12).rename("sst").assign_attrs(units="K", standard_name="sea_surface_temperature")
+    network, data = TINY | {"skip": None}, {"domain": domain, "calendar": True}
+    model = fine.sr.fit(2, predictors=sea, **options(upsampling=upsampling, network=network, data=data))
+    reinitialise(model.network)
+    model = replace(model)  # a new object: the digest is cached on the old one
+    assert model.spec.masks == ((1,),)
+    out = coarse.sr.downscale(model, predictors=sea)
+    other = coarse.copy(deep=True)
+    other[:, 5, 1] += 10
+    changed = np.abs(other.sr.downscale(model, predictors=sea) - out)
+    assert float(changed.max()) > 0.05 * model.scaling.sd
+    assert bool((changed[:, 10:12, 2:4] > 0).any(("lat", "lon")).all())
+    lazy = coarse.chunk(time=3, lon=9).sr.downscale(model, predictors=sea)
+    check.same_numbers(lazy, out, model.scaling.sd)
+    model.save(tmp_path / "model.safetensors")
+    again = xsr.load_model(tmp_path / "model.safetensors")
+    assert again.spec == model.spec and hash(again.spec) == hash(model.spec)
+    np.testing.assert_array_equal(coarse.sr.downscale(again, predictors=sea), out)
+
+
+def test_targets_with_complementary_masks(fine, check, reinitialise):
+    """Each is seen where it is, though the other is missing there."""
+    land = fine.lon > float(fine.lon.mean())
+    both = xr.Dataset({"soil": fine.where(land), "sea": fine.where(~land)})
+    both = both.map(lambda da: da.assign_attrs(units="K"))
+    model = both.sr.fit(2, **options(upsampling="interpolation", network=TINY | {"skip": None}))
+    reinitialise(model.network)
+    model = replace(model)
+    assert model.spec.masks == ((0, 2), (1, 3))
+    coarse = both.sr.coarsen(2)
+    out = coarse.sr.downscale(model)
+    for name, column in (("soil", 14), ("sea", 3)):
+        other = coarse.copy(deep=True)
+        other[name][:, 5, column] += 10
+        changed = np.abs(other.sr.downscale(model)[name] - out[name])
+        assert float(changed.max()) > 0.05 * float(fine.std()), name
+    lazy = coarse.chunk(time=3, lon=9).sr.downscale(model)
+    for name in both:
+        check.same_numbers(lazy[name], out[name], float(fine.std()))
 
 
 def test_the_calendar_is_shown(fine, check):

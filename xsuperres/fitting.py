@@ -106,7 +106,7 @@ def _untrained(material: Material, settings: FitSettings) -> SRModel:
         statics=len(material.static.data_vars),
         targets=len(targets),
         predictors=len(predictors),
-        masks=sum(part.variable.had_missing for part in inputs),
+        masked=[index for index, part in enumerate(inputs) if part.variable.had_missing],
         shape=material.grid.shape,
     )
     with torch.random.fork_rng(devices=[]):
