@@ -69,6 +69,11 @@ class Sources:
         return found
 
     @property
+    def fields(self) -> tuple[xr.DataArray, ...]:
+        """Targets, then predictors."""
+        return (*self.targets, *self.predictors)
+
+    @property
     def like(self) -> xr.DataArray:
         """The field whose leading dims count samples."""
         return self.targets[0] if self.coarse is None else self.coarse[0]
