@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import platform
+import warnings
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 import xarray as xr
 
 from xsuperres.config import SamplingConfig
-from xsuperres.errors import DataError
+from xsuperres.errors import DataError, XSuperResWarning
 from xsuperres.fields.components import mirror_signs
 from xsuperres.fields.static import StaticLike, fit_static_scaling
 from xsuperres.inference.validation import Validator
@@ -133,6 +134,7 @@ def _reader(model: SRModel, material: Material, settings: FitSettings) -> Reader
         patch=sampling.patch_size,
         margin=model.reach if periodic and sampling.patch_size is None else 0,
     )
+    _warn_of_patches(model, plan)
     training = blocks.chosen(material.holdout.training)
     counts = [int(chosen.sum()) for _, chosen in training]
     _check_count(sum(counts) * plan.per_field, sampling.batch_size)
@@ -147,6 +149,20 @@ def _reader(model: SRModel, material: Material, settings: FitSettings) -> Reader
         seed=settings.seed,
         mirror=_mirror(model, material, sampling),
     )
+
+
+def _warn_of_patches(model: SRModel, plan: WindowPlan) -> None:
+    """Warn when a network that looks at the whole domain is trained on a part of it."""
+    whole = plan.rows, plan.columns
+    if model.network.global_context and plan.patch is not None and plan.shape != whole:
+        (height, width), (rows, columns) = plan.shape, whole
+        warnings.warn(
+            f"This network looks at all it is shown: in training that is patches of {height} x {width} coarse cells, "
+            f"afterwards the whole domain of {rows} x {columns}, whose means differ. Train on full fields with "
+            "sampling={'patch_size': None}, or use a part that looks at neighbourhoods, such as attention='local'.",
+            XSuperResWarning,
+            stacklevel=4,
+        )
 
 
 def _mirror(model: SRModel, material: Material, sampling: SamplingConfig) -> Mirror:
@@ -179,6 +195,9 @@ def _validator(model: SRModel, material: Material, settings: FitSettings, device
 
 def _finished(model: SRModel, trained: Trained, material: Material, settings: FitSettings, clock: Clock) -> SRModel:
     period, held_out = _times(material)
+    game = settings.training == "adversarial"
+    ways = {"sampling": asdict(settings.sampling), "optimization": asdict(settings.optimization)}
+    ways |= {"adversarial": asdict(settings.adversarial)} if game else {}
     record = TrainingRecord(
         period=period,
         held_out=held_out,
@@ -187,10 +206,10 @@ def _finished(model: SRModel, trained: Trained, material: Material, settings: Fi
         steps=trained.steps,
         cpu_seconds=round(clock.cpu_seconds(), 2),
         validation_kind=material.holdout.kind,
-        adversarial=settings.training == "adversarial",
+        adversarial=game,
         validation=trained.score,
         history=trained.history,
-        settings=plain({"sampling": asdict(settings.sampling), "optimization": asdict(settings.optimization)}),
+        settings=plain(ways),
         versions=_versions(),
     )
     against = None if model.discriminator is None else model.discriminator.to("cpu").eval()
