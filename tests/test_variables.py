@@ -155,6 +155,33 @@ def test_a_transform_is_undone(rain, check, kind, missing, tmp_path):
     check.same_numbers(coarse.chunk(time=3, lat=6).sr.downscale(model), out, float(field.std()))
 
 
+def test_anomalies_where_the_target_never_is(fine):
+    """A land-only target over complete coarse data: the sea has the coarse climatology, interpolated, not 0 K."""
+    bare = fine.drop_vars(["elevation", "land_fraction"])
+    coarse, land = bare.sr.coarsen(2), bare.where(bare.lon > float(bare.lon.mean()))
+    idle = options(data={"transform": "anomaly"}, optimization={"max_steps": 1, "learning_rate": 1e-12})
+    model = coarse.sr.fit(target=land, **idle)
+    assert all(np.isfinite(plane).all() for plane in model.targets[0].climatology)
+    bicubic = coarse.sr.interpolate(2, like=bare)
+    for mask in ("input", None):
+        out = coarse.sr.downscale(model, mask=mask)
+        assert out.notnull().all()
+        sea = out.isel(lon=slice(0, 18))
+        np.testing.assert_allclose(sea, bicubic.isel(lon=slice(0, 18)), rtol=0, atol=1e-3)
+        assert float(np.abs(out - bare).max()) < 5 * model.scaling.sd
+
+
+def test_anomalies_where_even_the_coarse_field_never_was(fine):
+    """A coarse cell that has data for the first time is filled with the mean of the others, not with 0 K."""
+    coast = fine.where(fine.lon > float(fine.lon.mean()))
+    model = coast.sr.fit(2, **options(data={"transform": "anomaly"}))
+    below, above = model.targets[0].climatology
+    assert np.isfinite(below).all() and np.isfinite(above).all()
+    assert float(below[:, 0].min()) == pytest.approx(float(coast.sr.coarsen(2).mean()), abs=0.1)
+    out = fine.sr.coarsen(2).sr.downscale(model, mask="input")
+    assert float(np.abs(out - fine).max()) < 60
+
+
 def test_trained_baselines_are_in_units_of_the_variable(rain):
     train, test = rain.isel(time=slice(0, 6)), rain.isel(time=slice(6, None))
     model = train.sr.fit(2, **options(data={"transform": "log1p"}))

@@ -13,7 +13,7 @@ import xarray as xr
 
 from xsuperres.config import of_variable
 from xsuperres.errors import ConfigError, DataError
-from xsuperres.fields.baselines import InputMoments, Scaling, TrainingMoments
+from xsuperres.fields.baselines import InputMoments, Scaling, TrainingMoments, coarse_area
 from xsuperres.fields.checks import check_decoded
 from xsuperres.fields.components import mirror_signs
 from xsuperres.fields.transform import Transform, stacked_offsets
@@ -125,10 +125,19 @@ def _transforms(
     transforms = []
     for index, kind in enumerate(kinds):
         if kind == "anomaly":
-            climatologies[index] = means[0][index], means[1][index]
+            climatologies[index] = _filled(means[0][index], means[1][index], material)
         unit = float(size[index]) if kind == "log1p" and size[index] > 0 else 1.0
         transforms.append(Transform(None if kind == "anomaly" else kind, unit))
     return transforms if given is None else list(given), climatologies
+
+
+def _filled(coarse: np.ndarray, fine: np.ndarray, material: Material) -> tuple[np.ndarray, np.ndarray]:
+    """Return climatologies of all cells: where the target never is, the coarse one interpolated, else its mean."""
+    if not np.isfinite(coarse).any():
+        return coarse, fine
+    mean = float(np.nanmean(coarse))
+    fine = np.where(np.isfinite(fine), fine, material.blocks.bicubic(coarse))
+    return np.nan_to_num(coarse, nan=mean), np.nan_to_num(fine, nan=mean)
 
 
 def _means(material: Material) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
@@ -179,5 +188,5 @@ def _gathered(
             lowest[which] = float(np.min(values, initial=lowest[which], where=np.isfinite(values)))
             moment.add(target[:, which], bicubic[:, which], coarse[:, which])
         for which in range(count, len(inputs)):
-            inputs[which].add(part.inputs[:, which])
+            inputs[which].add(part.inputs[:, which], coarse_area(area, shapes[0]))
     return moments, inputs, lowest
