@@ -154,12 +154,11 @@ def tiny_model(
             upsampling=upsampling,
             network=TINY | dict(network),
             data={"domain": domain} | dict(data),
-            sampling={"batch_size": 1},
             optimization={"max_steps": 1, "validations": 1},
             validation=None,
             progress=False,
             activate=False,
-            **dict(options),
+            **({"sampling": {"batch_size": 1}} | dict(options)),
         )
         randomize(trained.network, seed=seed, positive=positive, gain=gain)
         model = replace(trained)  # a new object: digest and halo are cached on the old one

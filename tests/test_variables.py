@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -236,6 +237,33 @@ def test_a_transform_is_undone(rain, check, kind, missing, tmp_path):
     check.same_numbers(coarse.chunk(time=3, lat=6).sr.downscale(model), out, float(field.std()))
 
 
+def test_anomalies_where_the_target_never_is(fine):
+    """A land-only target over complete coarse data: the sea has the coarse climatology, interpolated, not 0 K."""
+    bare = fine.drop_vars(["elevation", "land_fraction"])
+    coarse, land = bare.sr.coarsen(2), bare.where(bare.lon > float(bare.lon.mean()))
+    idle = options(data={"transform": "anomaly"}, optimization={"max_steps": 1, "learning_rate": 1e-12})
+    model = coarse.sr.fit(target=land, **idle)
+    assert all(np.isfinite(plane).all() for plane in model.targets[0].climatology)
+    bicubic = coarse.sr.interpolate(2, like=bare)
+    for mask in ("input", None):
+        out = coarse.sr.downscale(model, mask=mask)
+        assert out.notnull().all()
+        sea = out.isel(lon=slice(0, 18))
+        np.testing.assert_allclose(sea, bicubic.isel(lon=slice(0, 18)), rtol=0, atol=1e-3)
+        assert float(np.abs(out - bare).max()) < 5 * model.scaling.sd
+
+
+def test_anomalies_where_even_the_coarse_field_never_was(fine):
+    """A coarse cell that has data for the first time is filled with the mean of the others, not with 0 K."""
+    coast = fine.where(fine.lon > float(fine.lon.mean()))
+    model = coast.sr.fit(2, **options(data={"transform": "anomaly"}))
+    below, above = model.targets[0].climatology
+    assert np.isfinite(below).all() and np.isfinite(above).all()
+    assert float(below[:, 0].min()) == pytest.approx(float(coast.sr.coarsen(2).mean()), abs=0.1)
+    out = fine.sr.coarsen(2).sr.downscale(model, mask="input")
+    assert float(np.abs(out - fine).max()) < 60
+
+
 def test_trained_baselines_are_in_units_of_the_variable(rain):
     train, test = rain.isel(time=slice(0, 6)), rain.isel(time=slice(6, None))
     model = train.sr.fit(2, **options(data={"transform": "log1p"}))
@@ -257,8 +285,6 @@ def test_bounds_are_kept(rain):
 
 
 def test_softplus_keeps_the_output_positive(rain, reinitialise):
-    from dataclasses import replace
-
     from xsuperres.nn.network import build_network
 
     out, rain = {}, rain.assign_attrs(standard_name="unknown_flux")  # one that might be negative
@@ -352,6 +378,52 @@ def test_predictors_are_asked_for_by_name_and_units(fine, rain):
         fine.sr.fit(2, predictors=[rain, rain], **options())
     with pytest.raises(DataError, match="takes Datasets"):
         fine.sr.fit(2, predictors=["pr"], **options())
+
+
+@pytest.mark.parametrize("domain", ["fixed", "open"])
+@pytest.mark.parametrize("upsampling", ["interpolation", "subpixel"])
+def test_what_a_predictor_lacks_does_not_hide_the_target(fine, check, reinitialise, tmp_path, upsampling, domain):
+    """A sea surface temperature is missing over land: the network sees the target there all the same."""
+    coarse = fine.sr.coarsen(2).drop_vars(["elevation", "land_fraction"])
+    sea = coarse.where(coarse.lon > 12).rename("sst").assign_attrs(units="K", standard_name="sea_surface_temperature")
+    network, data = TINY | {"skip": None}, {"domain": domain, "calendar": True}
+    model = fine.sr.fit(2, predictors=sea, **options(upsampling=upsampling, network=network, data=data))
+    reinitialise(model.network)
+    model = replace(model)  # a new object: the digest is cached on the old one
+    assert model.spec.masks == ((1,),)
+    out = coarse.sr.downscale(model, predictors=sea)
+    other = coarse.copy(deep=True)
+    other[:, 5, 1] += 10
+    changed = np.abs(other.sr.downscale(model, predictors=sea) - out)
+    assert float(changed.max()) > 0.05 * model.scaling.sd
+    assert bool((changed[:, 10:12, 2:4] > 0).any(("lat", "lon")).all())
+    lazy = coarse.chunk(time=3, lon=9).sr.downscale(model, predictors=sea)
+    check.same_numbers(lazy, out, model.scaling.sd)
+    model.save(tmp_path / "model.safetensors")
+    again = xsr.load_model(tmp_path / "model.safetensors")
+    assert again.spec == model.spec and hash(again.spec) == hash(model.spec)
+    np.testing.assert_array_equal(coarse.sr.downscale(again, predictors=sea), out)
+
+
+def test_targets_with_complementary_masks(fine, check, reinitialise):
+    """Each is seen where it is, though the other is missing there."""
+    land = fine.lon > float(fine.lon.mean())
+    both = xr.Dataset({"soil": fine.where(land), "sea": fine.where(~land)})
+    both = both.map(lambda da: da.assign_attrs(units="K"))
+    model = both.sr.fit(2, **options(upsampling="interpolation", network=TINY | {"skip": None}))
+    reinitialise(model.network)
+    model = replace(model)
+    assert model.spec.masks == ((0, 2), (1, 3))
+    coarse = both.sr.coarsen(2)
+    out = coarse.sr.downscale(model)
+    for name, column in (("soil", 14), ("sea", 3)):
+        other = coarse.copy(deep=True)
+        other[name][:, 5, column] += 10
+        changed = np.abs(other.sr.downscale(model)[name] - out[name])
+        assert float(changed.max()) > 0.05 * float(fine.std()), name
+    lazy = coarse.chunk(time=3, lon=9).sr.downscale(model)
+    for name in both:
+        check.same_numbers(lazy[name], out[name], float(fine.std()))
 
 
 def test_the_calendar_is_shown(fine, check):

@@ -14,7 +14,7 @@ import torch
 import xarray as xr
 
 from xsuperres.errors import ConfigError, GridError, unknown_name
-from xsuperres.fields.channels import channel_counts
+from xsuperres.fields.channels import channel_counts, masked_channels
 from xsuperres.fields.checks import check_units, check_values
 from xsuperres.fields.grid import Grid, grid_of
 from xsuperres.fields.pairs import paired, ratio
@@ -65,6 +65,11 @@ class Sources:
         if given not in (None, found):
             raise ConfigError(f"scale={given} differs from the {found} fine cells per coarse cell of these data.")
         return found
+
+    @property
+    def fields(self) -> tuple[xr.DataArray, ...]:
+        """Targets, then predictors."""
+        return (*self.targets, *self.predictors)
 
     @property
     def like(self) -> xr.DataArray:
@@ -190,19 +195,19 @@ def network_spec(
     statics: int,
     targets: int = 1,
     predictors: int = 0,
-    masks: int = 0,
+    masked: Sequence[int] = (),
     shape: tuple[int, int] | None = None,
 ) -> NetworkSpec:
-    """Return the spec of the network that the settings ask for, on given fields."""
+    """Return the spec of the network that the settings ask for, on given fields, those `masked` with missing cells."""
+    fixed, window = settings.data.domain == "fixed", settings.time_window
     inputs, fine = channel_counts(
         statics,
-        fixed=settings.data.domain == "fixed",
+        fixed=fixed,
         targets=targets,
         predictors=predictors,
-        masks=masks,
+        masks=len(masked),
         calendar=settings.data.calendar,
     )
-    window = settings.time_window
     return NetworkSpec(
         backbone=settings.backbone,
         upsampling=settings.upsampling,
@@ -210,7 +215,7 @@ def network_spec(
         inputs=inputs,
         statics=fine,
         outputs=targets,
-        masks=masks,
+        masks=masked_channels(masked, fixed=fixed, targets=targets, predictors=predictors),
         noise=settings.adversarial.noise if settings.training == "adversarial" else 0,
         time_window=window,
         output_frame=0 if window is None else offsets(window, settings.data.time_alignment)[0],

@@ -64,9 +64,10 @@ class Input:
 class Target(Input):
     """A variable that the model refines: labels, transform, scaling and baselines in transformed units.
 
-    `climatology` holds its training means on the coarse and the fine grid, which transform="anomaly" is taken about;
-    `bounds` the lowest and the highest value of the result, in units of the variable (None: there is none); `source`
-    the coarse variable of explicit pairs that it is made from (None: its own coarsening).
+    `climatology` holds its training means on the coarse and the fine grid, which transform="anomaly" is taken about
+    (where the target never is, the coarse one interpolated); `bounds` the lowest and the highest value of the result,
+    in units of the variable (None: there is none); `source` the coarse variable of explicit pairs that it is made from
+    (None: its own coarsening).
     """
 
     baselines: LinearBaselines

@@ -243,7 +243,7 @@ def _below(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Ten
 def _network(tensors: dict[str, torch.Tensor], header: dict[str, Any]) -> SuperResolution:
     spec = dict(header["spec"])
     spec["config"] = NetworkConfig(**spec["config"])
-    spec["domain"] = tuple(spec["domain"]) if spec["domain"] else None
+    spec |= {name: _tuple(spec[name]) for name in ("domain", "masks")}
     network = build_network(NetworkSpec(**spec))
     network.load_state_dict(_below(tensors, "network"))
     return network.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
