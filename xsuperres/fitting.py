@@ -17,6 +17,7 @@ import xarray as xr
 from xsuperres.config import SamplingConfig
 from xsuperres.errors import ConfigError, DataError
 from xsuperres.fields.checks import check_units
+from xsuperres.fields.forecasts import TimeAxes
 from xsuperres.fields.static import StaticLike, fit_static_scaling
 from xsuperres.inference.validation import Validator
 from xsuperres.inference.workers import choose_device
@@ -284,6 +285,7 @@ def _finished(model: SRModel, trained: Trained, material: Material, settings: Fi
         cpu_seconds=round(clock.cpu_seconds(), 2),
         validation_kind=material.holdout.kind,
         adversarial=settings.training == "adversarial",
+        step=TimeAxes.of(material.sources.like, material.grid.time).step,
         validation=trained.score,
         history=trained.history,
         settings=plain({"sampling": asdict(settings.sampling), "optimization": asdict(settings.optimization)}),

@@ -15,6 +15,8 @@ import xarray as xr
 
 from xsuperres.errors import DataError, GridError, XSuperResWarning
 from xsuperres.fields.axes import Axis
+from xsuperres.fields.checks import is_lazy
+from xsuperres.fields.forecasts import positions, sample_labels
 from xsuperres.fields.grid import Grid, Location, find_axes, grid_of
 from xsuperres.fields.regrid import overlap_weights, regrid
 from xsuperres.fields.resample import coarsen
@@ -25,6 +27,7 @@ logger = logging.getLogger(__name__)
 _TOLERANCE = 1e-3  # of a cell
 _SYNCHRONOUS = 0.3  # least correlation of departures from the seasonal cycle
 _SAMPLE = 120  # times that are looked at
+_CHUNK = 2**24  # bytes of the steps of a truth that is repeated
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,21 +121,36 @@ def _axes(grid: Grid) -> list[tuple[str, Axis]]:
 
 
 def _joined(coarse: list[xr.DataArray], fine: list[xr.DataArray]) -> tuple[list[xr.DataArray], list[xr.DataArray]]:
-    """Return the fields at the times that both have."""
+    """Return the fields at the times that both have; a flattened forecast is joined with its valid times."""
     outer, inner = find_axes(coarse[0]).time, find_axes(fine[0]).time
-    if outer is None or inner is None or outer not in coarse[0].indexes or inner not in fine[0].indexes:
+    if outer is None or inner is None or outer not in coarse[0].dims or inner not in fine[0].dims:
         return coarse, fine
-    fine = [da.rename({inner: outer}) if inner != outer else da for da in fine]
-    times = coarse[0].indexes[outer], fine[0].indexes[outer]
-    common = times[0].intersection(times[1])
-    if not len(common):
+    labels = sample_labels(coarse[0], outer, fine[0], inner)
+    if labels is None:
+        return coarse, fine
+    where = positions(labels[1], labels[0], inner)
+    own = np.flatnonzero(where >= 0)
+    if not len(own):
+        ends = [f"{index[0]} to {index[-1]}" for index in labels]
         raise DataError(
-            f"No time is common to the coarse data ({times[0][0]} to {times[0][-1]}) and the target ({times[1][0]} to "
-            f"{times[1][-1]}); check periods, calendars and hours."
+            f"No time is common to the coarse data ({ends[0]}) and the target ({ends[1]}); check periods, calendars "
+            "and hours."
         )
-    if len(common) < len(times[0]):
-        logger.info("%d of %d coarse times have a target.", len(common), len(times[0]))
-    return [da.sel({outer: common}) for da in coarse], [da.sel({outer: common}) for da in fine]
+    if len(own) < len(where):
+        logger.info("%d of %d coarse times have a target.", len(own), len(where))
+    fine = [_taken(da, inner, where[own]) for da in fine]
+    if inner != outer:
+        fine = [da.drop_vars(outer, errors="ignore").rename({inner: outer}) for da in fine]
+    return [_taken(da, outer, own) for da in coarse], fine
+
+
+def _taken(da: xr.DataArray, dim: str, index: np.ndarray) -> xr.DataArray:
+    """Return some steps of `da`; lazy where there are more of them than before, as of a truth for many leads."""
+    if np.array_equal(index, np.arange(da.sizes[dim])):
+        return da
+    if len(index) > da.sizes[dim] and not is_lazy(da):
+        da = da.chunk({dim: max(1, _CHUNK * da.sizes[dim] // max(1, da.nbytes))})
+    return da.isel({dim: index})
 
 
 def _blocks(inner: Axis, outer: Axis, scale: int) -> np.ndarray:

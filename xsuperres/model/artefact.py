@@ -82,7 +82,7 @@ class TrainingRecord:
 
     `period` is first and last training time as text, `held_out` the stretches of time, first and last, that were
     validated on instead; `validation` is the validation score; `history` maps names to equally long lists, one entry a
-    validation.
+    validation; `step` is the usual step in time, or along leads, in hours.
     """
 
     period: tuple[str, str] | None
@@ -93,6 +93,7 @@ class TrainingRecord:
     validation_kind: str
     held_out: tuple[tuple[str, str], ...] = ()
     adversarial: bool = False
+    step: float | None = None
     validation: dict[str, float] = field(default_factory=dict)
     history: dict[str, list[float]] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
