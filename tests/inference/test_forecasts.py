@@ -193,8 +193,9 @@ def test_gaps_along_leads_are_seen_in_every_forecast(models, forecast, check):
     gap = gap.drop_vars("valid_time")
     with pytest.warns(XSuperResWarning, match="'step' are irregular: 1 gap"):
         out = gap.sr.downscale(model)
-    alone = gap.isel(step=[3]).sr.downscale(model)
-    check.same_numbers(out.isel(step=[3]), alone, model.scaling.sd)
+    for init in range(3):
+        alone = gap.isel(time=[init], step=[3]).sr.downscale(model)
+        check.same_numbers(out.isel(time=[init], step=[3]), alone, model.scaling.sd)
 
 
 def test_a_gap_in_one_of_the_forecasts(models, forecast, check):
@@ -373,6 +374,30 @@ def test_forecasts_by_valid_time_are_no_series(models, forecast):
     with pytest.raises(DataError, match=r"not along the lead 'step'.*forecast_reference_time"):
         given.sr.downscale(models(3))
     assert_others_identical(given.sr.downscale(models(None, calendar=True)), given)
+
+
+def test_a_lead_of_one_step_is_no_series(models, forecast):
+    """Its windows hold one frame; without the dimension the initial times are a series."""
+    one = forecast.isel(time=[0, 1], step=[1])
+    with pytest.warns(XSuperResWarning, match=r"one step along the lead 'step'.* \.squeeze\('step'\)") as caught:
+        out = one.sr.downscale(models(3))
+    assert caught[0].filename == __file__
+    for init in range(2):
+        alone = one.isel(time=[init]).sr.downscale(models(3))
+        np.testing.assert_array_equal(out.isel(time=[init]).values, alone.values)
+    near = forecast.isel(step=[1]).assign_coords(
+        time=("time", forecast.time.values[0] + np.arange(3) * SIX_HOURS, REFERENCE)
+    )
+    near = near.drop_vars("valid_time")
+    series = near.squeeze("step").sr.downscale(models(3))
+    assert_others_identical(series, near.squeeze("step"))
+    with pytest.warns(XSuperResWarning, match="one step along the lead"):
+        apart = near.sr.downscale(models(3)).squeeze("step")
+    assert (np.abs(series - apart).max(("number", "latitude", "longitude")) > 0.01).values.tolist() == [
+        False,
+        True,
+        True,
+    ]
 
 
 @pytest.mark.parametrize("dim", ["time", "number", "step"])

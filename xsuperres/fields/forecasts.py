@@ -6,6 +6,7 @@ that of the valid time.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from xsuperres.errors import DataError
+from xsuperres.errors import DataError, XSuperResWarning
 from xsuperres.fields.leads import INIT_NAMES, LEAD_NAMES, after, in_hours
 from xsuperres.fields.times import calendar_features, hours_since_first, is_dated, segments, usual_step
 
@@ -97,7 +98,7 @@ class TimeAxes:
                 f"The model needs a time dimension, or a lead dimension; the data have {tuple(map(str, da.dims))}."
             )
         if window:
-            self._check_windows()
+            self._check_windows(da)
         parts = [self._stretches(da, window=window)]
         if calendar:
             features = calendar_features(self.valid)
@@ -116,8 +117,15 @@ class TimeAxes:
         own = () if self.along is None else (self.along,)
         return xr.Variable((*own, "column"), np.zeros((*(da.sizes[d] for d in own), 1)))
 
-    def _check_windows(self) -> None:
-        """Refuse windows along leads of one valid time."""
+    def _check_windows(self, da: xr.DataArray) -> None:
+        """Refuse windows along leads of one valid time, and warn of those that hold one frame only."""
+        if self.forecast and da.sizes[self.along] == 1 and any(da.sizes[dim] > 1 for dim in self.outer):
+            warnings.warn(
+                f"There is one step along the lead {self.along!r}, which every time window repeats; to see the initial "
+                f"times as one series, take the dimension away: .squeeze({self.along!r}).",
+                XSuperResWarning,
+                stacklevel=7,
+            )
         if self.forecast and self.valid is not None and self.valid.ndim and self.along not in self.valid.dims:
             raise DataError(
                 f"Valid times run along {self.valid.dims}, not along the lead {self.along!r}; a time window needs "

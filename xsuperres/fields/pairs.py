@@ -100,7 +100,7 @@ def paired(coarse: Sequence[xr.DataArray], fine: Sequence[xr.DataArray], scale: 
 
 
 def covered_part(source: Grid, target: Grid) -> Grid:
-    """Return the largest stretch of rows and columns of `target` that `source` covers.
+    """Return the largest stretch of rows and columns of `target` that `source` covers, across no gap.
 
     Raises
     ------
@@ -112,8 +112,19 @@ def covered_part(source: Grid, target: Grid) -> Grid:
         covered = overlap_weights(outer, axis).sum(axis=1) >= 1 - _TOLERANCE
         if not covered.any():
             raise GridError(f"The data ({source.describe()}) do not cover any cell of {target.describe()}.")
-        kept.append(np.arange(axis.size)[_longest(covered)])
+        kept.append(_stretch(covered, axis))
     return target.crop(Location(*kept))
+
+
+def _stretch(covered: np.ndarray, axis: Axis) -> np.ndarray:
+    """Return the cells of the longest stretch that is covered, across no gap; on a circle across its seam."""
+    if covered.all() and not axis.breaks:
+        return np.arange(axis.size)
+    if axis.periodic:
+        run = _longest(np.concatenate([covered, covered]))
+        return np.arange(run.start, run.stop) % axis.size
+    inside = [np.arange(part.start, part.stop)[_longest(covered[part])] for part in axis.parts if covered[part].any()]
+    return max(inside, key=len)
 
 
 def _axes(grid: Grid) -> list[tuple[str, Axis]]:

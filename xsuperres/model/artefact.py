@@ -125,7 +125,7 @@ class SRModel:
     margin : tuple of int
         Coarse cells of the grid (south, north, west, east) that are context of a regional training: no result there.
     paired : bool
-        Whether it was trained on explicit pairs; coarse data on other cells are then brought onto its own.
+        Whether it was trained on explicit pairs of coarse and fine data.
     discriminator : torch module or None
         What an adversarial network was trained against, right after training.
     """
