@@ -294,14 +294,14 @@ def test_a_gap_in_a_flattened_forecast():
 def test_labels_of_two_forecasts_are_initial_time_and_lead():
     flat = flattened(cfgrib(), "time")
     ours, theirs = sample_labels(flat, "valid_time", flat.isel(valid_time=[7, 2]), "valid_time")
-    assert positions(theirs, ours, "x").tolist() == [-1, -1, 1, -1, -1, -1, -1, 0, -1, -1, -1, -1]
+    assert positions(theirs, ours, "x", what="it").tolist() == [-1, -1, 1, -1, -1, -1, -1, 0, -1, -1, -1, -1]
 
 
 def test_labels_of_a_forecast_and_a_series_are_valid_times():
     flat = flattened(cfgrib(), "time")
     truth = field(("time",), (5,), time=VALID[0, 0] + np.arange(5) * STEPS[1])
     ours, theirs = sample_labels(flat, "valid_time", truth, "time")
-    assert positions(theirs, ours, "x").tolist() == [0, 1, 2, 3] + [-1] * 8
+    assert positions(theirs, ours, "x", what="it").tolist() == [0, 1, 2, 3] + [-1] * 8
     with pytest.raises(DataError, match="valid times, which are unknown here: assign a coordinate valid_time"):
         sample_labels(flattened(field(("init", "lead"), (3, 4)), None), "valid_time", truth, "time")
     plain = truth.drop_vars("time")
@@ -309,8 +309,8 @@ def test_labels_of_a_forecast_and_a_series_are_valid_times():
 
 
 def test_labels_that_repeat():
-    with pytest.raises(DataError, match="repeat along 'time'"):
-        positions(pd.Index([1, 1, 2]), pd.Index([2]), "time")
+    with pytest.raises(DataError, match="It repeats values of 'time', the first 1"):
+        positions(pd.Index([1, 1, 2]), pd.Index([2]), "time", what="It")
 
 
 @pytest.mark.parametrize("lazy", [False, True])

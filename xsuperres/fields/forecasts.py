@@ -300,7 +300,7 @@ def at_valid_times(da: xr.DataArray, dim: str, like: xr.DataArray, time: str | N
     if valid is None or labels is None:
         raise DataError(f"{da.name!r} is a series in time, but valid times of the forecast are unknown; assign them.")
     wanted = np.asarray(valid.values)
-    where = positions(labels, wanted.ravel(), dim).reshape(wanted.shape)
+    where = positions(labels, wanted.ravel(), dim, what=repr(da.name)).reshape(wanted.shape)
     if (where < 0).any():
         raise DataError(
             f"{da.name!r} lacks {int((where < 0).sum())} of {where.size} valid times of the forecast, the first "
@@ -310,7 +310,7 @@ def at_valid_times(da: xr.DataArray, dim: str, like: xr.DataArray, time: str | N
     return bare.isel({dim: xr.Variable(valid.dims, where)})
 
 
-def positions(index: pd.Index, wanted: Any, dim: str) -> np.ndarray:
+def positions(index: pd.Index, wanted: Any, dim: str, *, what: str) -> np.ndarray:
     """Return where labels are in an index, -1 where they are not.
 
     Raises
@@ -320,8 +320,5 @@ def positions(index: pd.Index, wanted: Any, dim: str) -> np.ndarray:
     """
     if not index.is_unique:
         first = index[index.duplicated()][0]
-        raise DataError(
-            f"Values repeat along {dim!r}, the first {first}, so that what belongs to one is unknown; drop them: "
-            f".drop_duplicates({dim!r})."
-        )
+        raise DataError(f"{what} repeats values of {dim!r}, the first {first}; drop them: .drop_duplicates({dim!r}).")
     return index.get_indexer(wanted if isinstance(wanted, pd.Index) else pd.Index(wanted))

@@ -17,9 +17,9 @@ import xarray as xr
 from xsuperres.errors import DataError, GridError, XSuperResWarning
 from xsuperres.fields.axes import Axis
 from xsuperres.fields.checks import is_lazy
-from xsuperres.fields.forecasts import positions, sample_labels
+from xsuperres.fields.forecasts import SAMPLES, positions, sample_labels
 from xsuperres.fields.grid import Grid, Location, find_axes, grid_of
-from xsuperres.fields.matching import in_step, matched
+from xsuperres.fields.matching import check_unique, in_step, matched
 from xsuperres.fields.regrid import overlap_weights, regrid
 from xsuperres.fields.resample import coarsen
 
@@ -141,7 +141,9 @@ def _joined(coarse: list[xr.DataArray], fine: list[xr.DataArray]) -> tuple[list[
     labels = sample_labels(coarse[0], outer, fine[0], inner)
     if labels is None:
         return coarse, in_step(coarse[0], fine, outer, inner)
-    where = positions(labels[1], labels[0], inner)
+    if outer != SAMPLES:
+        check_unique(*labels, outer)
+    where = positions(labels[1], labels[0], inner, what="The target")
     own = np.flatnonzero(where >= 0)
     if not len(own):
         ends = [f"{index[0]} to {index[-1]}" for index in labels]

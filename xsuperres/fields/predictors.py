@@ -98,7 +98,7 @@ def _at(da: xr.DataArray, dim: str, like: xr.DataArray) -> xr.DataArray:
             )
         return da
     wanted, index = labels
-    where = positions(index, wanted, dim)
+    where = positions(index, wanted, dim, what=f"Predictor {da.name!r}")
     if (where < 0).any():
         lost = wanted[where < 0]
         raise DataError(
