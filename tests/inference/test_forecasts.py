@@ -159,6 +159,16 @@ def test_chunks_and_coordinates_stay(models, forecast):
     assert_others_identical(lazy.compute(scheduler="synchronous"), forecast)
 
 
+def test_members_of_a_random_network_are_those_of_the_whole(fine, forecast, check, reinitialise):
+    """Along a dim of their own, before initial times, leads and the forecast's members; in any chunks."""
+    model = fit(fine, time_window=2, network=TINY | {"dropout": "vanilla", "dropout_rate": 0.3})
+    reinitialise(model.network, seed=5, gain=1.2)
+    model = replace(model)
+    whole = check.chunked_equals_whole(model, forecast, {"time": (1, 2), "step": 2, "number": 1}, members=2, seed=3)
+    assert whole.dims == ("member", *forecast.dims) and (whole[0] != whole[1]).any(("latitude", "longitude")).all()
+    np.testing.assert_array_equal(whole.valid_time.values, forecast.valid_time.values)
+
+
 def felt(model, forecast: xr.DataArray) -> np.ndarray:
     """Return which fields (time, number, step) a change of one frame, of the second forecast, is felt in."""
     moved = forecast.copy(deep=True)
