@@ -175,7 +175,7 @@ def test_forecasts_that_have_no_valid_times(truth, forecast):
     with pytest.raises(DataError, match="No time is common"):
         later = forecast.assign_coords(init=("init", forecast.init.values + np.timedelta64(900, "D"), REFERENCE))
         later.sr.fit(target=truth, **options())
-    with pytest.raises(DataError, match="repeat along 'valid_time'"):
+    with pytest.raises(DataError, match="The target repeats values of 'time'"):
         truth.sr.coarsen(2).drop_vars(STATIC).sr.fit(target=forecast_of(truth), **options())
 
 
