@@ -350,7 +350,7 @@ def test_one_requirement_has_one_version(settings):
 def test_all_that_is_imported_is_declared(settings):
     core = {name.split("[")[0].replace("-", "_") for name in requirements(settings["options"]["install_requires"])}
     viz, io = (set(requirements(settings["options.extras_require"][extra])) for extra in ("viz", "io"))
-    extras = {"plots": viz, "canvas": viz, "demo": viz, "store": io, "journal": io}
+    extras = {"plots": viz, "canvas": viz, "demo": viz, "store": io, "journal": io, "template": io}
     known = core | set(sys.stdlib_module_names) | {"xsuperres", "pandas"}
     for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text())):

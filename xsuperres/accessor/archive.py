@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import xarray as xr
@@ -111,11 +112,12 @@ class Archiving(Refining[T], Resampling[T], Accessor[T]):
         fields = self._fields(chosen.names)
         for da in fields:
             check_values(da)
-        _check_missing(fields, chosen)  # while they are in memory, if they are
+        _check_missing(fields, replace(chosen, predictors=()))  # while they are in memory, if they are
         options: dict[str, Any] = {"static": static, "predictors": predictors, "members": members, "seed": seed}
         options |= {"batch_size": batch_size, "device": device, "mask": mask}
         coarse = in_blocks(fields, chosen, members=members, budget=budget)
-        result = self._returned(downscale(coarse, chosen, **options))
+        results = downscale(coarse, chosen, **options)
+        result = self._returned([made.rename(da.name) for made, da in zip(results, fields, strict=True)])
         fine = type(self)(result).with_bounds()
         fine = fine.assign_attrs({**(result.attrs if isinstance(result, xr.Dataset) else {}), **fine.attrs})
         random = {} if members is None else {"members": int(members), "seed": int(seed)}

@@ -54,7 +54,7 @@ def identify(
         "fine": _digest_of(_coordinates(fine)),
         "settings": dict(settings),
     }
-    return dict(json.loads(json.dumps(found)))
+    return dict(json.loads(json.dumps(found, sort_keys=True)))
 
 
 def _sizes(da: xr.DataArray) -> dict[str, int]:

@@ -153,7 +153,7 @@ def is_blank(store: Any) -> bool:
 
 
 def sweep(folder: Path, *, ours: bool) -> None:
-    """Delete the files of a local archive that a killed process was writing; whoever calls holds the lock.
+    """Delete what a killed process left half done in a local archive; whoever calls holds the lock.
 
     Where nothing says that the archive is `ours`, only if there is nothing but the first files of one.
     """
@@ -161,6 +161,8 @@ def sweep(folder: Path, *, ours: bool) -> None:
     if ours or all(name in ("zarr.json", _GROUP) or name.endswith(_UNFINISHED) for name in names):
         for path in folder.rglob(f"*{_UNFINISHED}"):
             path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            (folder / _GROUP).rmdir()  # if it is empty
 
 
 def _group(store: Any, path: str) -> Any:
@@ -201,12 +203,12 @@ def locked(folder: Path | None) -> Iterator[None]:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
-    except Timeout as error:
-        raise StoreError(
-            f"{str(folder)!r} is being written by {_holder(folder)}, which holds {str(path)!r}; wait for it to "
-            "end, or write to another store."
-        ) from error
     except (OSError, NotImplementedError) as error:
+        if isinstance(error, Timeout) and path.exists():
+            raise StoreError(
+                f"{str(folder)!r} is being written by {_holder(folder)}, which holds {str(path)!r}; wait for it to "
+                "end, or write to another store."
+            ) from error
         raise StoreError(
             f"Cannot lock {str(folder)!r} with the file {str(path)!r} ({error}); name a store in a folder that you may "
             "write to."

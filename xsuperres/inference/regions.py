@@ -70,7 +70,8 @@ def _lead_blocks(
         largest = max(1, least[axis], most // math.prod(blocks[axis + 1 :]))
         if block > largest:
             even = split(block, largest)[0]
-            blocks[axis] = even - even % 8 if even > 8 else even  # what stored chunks can divide
+            even = even - even % 8 if even > 8 else even  # what stored chunks can divide
+            blocks[axis] = max(even, min(block, least[axis]))
     for axis in reversed(range(len(blocks))):
         factor = math.ceil(max(fewest / math.prod(blocks), least[axis] / blocks[axis]))
         blocks[axis] = min(max(1, sizes[axis]), blocks[axis] * max(1, factor))

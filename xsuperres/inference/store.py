@@ -166,10 +166,11 @@ def _journal(place: Place, identity: Mapping[str, Any], blocks: Mapping[str, int
     """Return the journal to go on with, or a new one; None if nothing is left to be written."""
     journal = Journal.find(place.store)
     stored = stored_identity(place.store) if journal is None else journal.entries["identity"]
+    if stored is not None:
+        _check_same(place, stored, identity, resume)
     if place.folder is not None:
         sweep(place.folder, ours=stored is not None)
     if stored is not None:
-        _check_same(place, stored, identity, resume)
         return journal
     _make_root(place)
     return Journal.begin(place.store, identity, blocks)
