@@ -86,9 +86,9 @@ FIELD = 128 * 128 * 4
         ({"time": 16}, 8 * MIB, (16,) * 6),  # as given
         ({"time": 1}, 64 * MIB, (16,) * 6),  # merged, to 1 MiB
         ({"time": 3}, 64 * MIB, (18,) * 5 + (6,)),  # merged, in multiples of the chunks that are read
-        ({"time": -1}, 4 * MIB, (16,) * 6),  # cut, to a quarter of the budget
+        ({"time": -1}, 8 * MIB, (16,) * 6),  # cut, to an eighth of the budget
         ({"time": (31, 28, 31, 6)}, 64 * MIB, (31, 31, 31, 3)),  # made regular
-        (None, 8 * MIB, (32,) * 3),
+        (None, 16 * MIB, (32,) * 3),
         (None, 1024 * MIB, (96,)),
     ],
 )
@@ -108,13 +108,13 @@ def test_what_is_good_as_it_is_stays(coarse, model):
 
 
 def test_members_and_variables_count(coarse, model):
-    assert sizes(in_blocks([coarse], model, members=4, budget=8 * MIB)) == (8,) * 12
-    assert sizes(in_blocks([coarse, coarse], model, members=None, budget=8 * MIB)) == (16,) * 6
+    assert sizes(in_blocks([coarse], model, members=4, budget=16 * MIB)) == (8,) * 12
+    assert sizes(in_blocks([coarse, coarse], model, members=None, budget=16 * MIB)) == (16,) * 6
 
 
 def test_other_leading_dims_are_cut_before_time(coarse, model):
     runs = coarse.expand_dims(run=3)
-    (cut,) = in_blocks([runs], model, members=None, budget=8 * MIB)
+    (cut,) = in_blocks([runs], model, members=None, budget=16 * MIB)
     assert cut.chunksizes["run"] == (1, 1, 1) and sizes([cut]) == (32, 32, 32)
 
 

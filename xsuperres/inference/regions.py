@@ -21,7 +21,7 @@ from xsuperres.tiles import split
 __all__ = ["in_blocks", "region_from", "stored_chunk", "with_blocks"]
 
 _SMALLEST, _LARGEST = 2**20, 2**25  # bytes of a stored chunk: few objects, none that is slow to read a part of
-_BLOCKS = 4  # blocks of a region, at least, where fields are small enough
+_BLOCKS = 8  # blocks of a region, at least, where fields are small enough
 
 
 def in_blocks(
