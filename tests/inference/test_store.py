@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import dask
 import numpy as np
@@ -46,9 +47,7 @@ def _small_regions(monkeypatch):
 @pytest.fixture
 def toy(make_model):
     """A model and 24 coarse fields."""
-    toy = make_model()
-    toy.coarse = toy_field(time=24, y=28, x=36).sr.coarsen(2)
-    return toy
+    return SimpleNamespace(model=make_model().model, coarse=toy_field(time=24, y=28, x=36).sr.coarsen(2))
 
 
 def stored(coarse, place, model, **options):
