@@ -46,6 +46,15 @@ settings.load_profile("xsuperres")
 TINY = {"width": 5, "depth": 1, "head_width": 4}
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Choose the tests that need a GPU where there is one."""
+    if torch.cuda.is_available():
+        return
+    apart = [item for item in items if item.get_closest_marker("gpu")]
+    config.hook.pytest_deselected(items=apart)
+    items[:] = [item for item in items if item not in apart]
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _quiet_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """One torch thread, and a cache folder of its own."""
@@ -145,12 +154,11 @@ def tiny_model(
             upsampling=upsampling,
             network=TINY | dict(network),
             data={"domain": domain} | dict(data),
-            sampling={"batch_size": 1},
             optimization={"max_steps": 1, "validations": 1},
             validation=None,
             progress=False,
             activate=False,
-            **dict(options),
+            **({"sampling": {"batch_size": 1}} | dict(options)),
         )
         randomize(trained.network, seed=seed, positive=positive, gain=gain)
         model = replace(trained)  # a new object: digest and halo are cached on the old one

@@ -130,7 +130,8 @@ def test_integers(kind, name, least):
 
 
 OPTIONAL = [
-    *[(NetworkConfig, n) for n in ("output_activation", "normalization", "attention", "dropout", "skip")],
+    *[(NetworkConfig, n) for n in ("output_activation", "normalization", "attention", "skip")],
+    *[(NetworkConfig, n) for n in ("dropout", "dropout_rate")],
     *[(DataConfig, n) for n in ("transform", "valid_min", "valid_max")],
     (SamplingConfig, "patch_size"),
     *[(OptimizationConfig, n) for n in ("max_steps", "max_epochs", "max_seconds", "max_cpu_seconds", "patience")],
@@ -140,6 +141,7 @@ OPTIONAL = [
 NAMES = [
     (NetworkConfig, "activation"),
     (AdversarialConfig, "discriminator"),
+    (AdversarialConfig, "loss"),
     (OptimizationConfig, "loss"),
     (OptimizationConfig, "device"),
 ]
@@ -213,6 +215,34 @@ def test_names_of_parts_are_resolved_where_they_are_built():
     """So that a part registered later can be named."""
     assert NetworkConfig(activation="mine").activation == "mine"
     assert OptimizationConfig(loss="mine").loss == "mine"
+
+
+def test_a_rate_of_dropout_goes_with_a_kind():
+    assert NetworkConfig().dropout_rate is None
+    assert NetworkConfig(dropout="vanilla").dropout_rate == 0.1
+    assert NetworkConfig(dropout="vanilla", dropout_rate=0).dropout_rate == 0.0
+    for rate in (0, 0.1, 0.3):
+        with pytest.raises(ConfigError, match=rf"dropout_rate={rate:g}.* needs a kind of dropout, got dropout=None"):
+            NetworkConfig(dropout_rate=rate)
+    config = NetworkConfig(dropout="spatial")
+    assert resolve(NetworkConfig, dataclasses.asdict(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [(300, 200), (5, 5), ({"a": 2.0}, 1), (0, {"b": -1}), ({"a": 0, "b": 3}, {"a": 1, "b": 2})],
+)
+def test_bounds_are_in_order(low, high):
+    with pytest.raises(ConfigError, match=r"valid_min.* must be below valid_max, got .* and "):
+        DataConfig(valid_min=low, valid_max=high)
+
+
+def test_bounds_of_other_variables_have_no_order():
+    DataConfig(valid_min={"a": 3}, valid_max={"b": 2})
+    DataConfig(valid_min={"a": None}, valid_max=-1)
+    DataConfig(valid_min=-1, valid_max={"a": 0})
+    with pytest.raises(ConfigError, match="valid_min of 'b' must be below valid_max, got 3 and 2"):
+        DataConfig(valid_min={"a": 0, "b": 3}, valid_max={"b": 2})
 
 
 def test_reach():

@@ -139,7 +139,7 @@ def with_sea(fine: xr.DataArray) -> xr.DataArray:
 def test_a_field_with_a_sea_trains_and_predicts_its_land(fine):
     field = with_sea(fine)
     model = fit(field, validation=0.2, steps=8)
-    assert model.variable.had_missing and model.spec.masks == 1
+    assert model.variable.had_missing and model.spec.masks == ((0, 1),)
     assert np.isfinite(model.training.validation["rmse"])
     coarse = field.sr.coarsen(2)
     missing = np.repeat(np.repeat(coarse.isnull().values, 2, axis=1), 2, axis=2)
@@ -515,6 +515,29 @@ def test_flips_of_a_component_with_gaps_leave_the_mask_as_it_is(fine, monkeypatc
     assert set(torch.cat(masks).unique().tolist()) == {0.0, 1.0}
 
 
+def test_what_is_flipped_has_a_mean_of_zero_and_nothing_else(fine):
+    """Mirroring negates the scaled value: that is the scaled negative only about 0, for predictors too."""
+    wind = (fine - 280).rename("uas").assign_attrs(units="m s-1", standard_name="eastward_wind")
+    both = xr.Dataset({"uas": wind, "tas": fine})
+    aloft = wind.sr.coarsen(2).rename("ua850")
+    depth = (aloft + 500).rename("zg").drop_attrs(deep=False).assign_attrs(units="m")
+    signed = {"sampling": {"flip": ("x",), "flip_sign": ("x",)}, "data": {"domain": "open", "contrast_radius": 0}}
+    model, plain = (fit(both, predictors=[aloft, depth], **options) for options in (signed, {"data": signed["data"]}))
+    for target in (0, 2):
+        mine, other = model.inputs[target].scaling, plain.inputs[target].scaling
+        assert mine.mean == 0.0 and mine.sd == pytest.approx(np.hypot(other.mean, other.sd))
+    for kept in (1, 3):
+        assert model.inputs[kept].scaling == plain.inputs[kept].scaling
+
+
+def test_flip_sign_without_a_component_among_several_fields(fine):
+    signed = {"sampling": {"flip": ("x",), "flip_sign": ("x",)}, "data": {"domain": "open"}}
+    both = xr.Dataset({"tas": fine, "wind_zonal": (fine - 280).drop_attrs(deep=False)})
+    with pytest.raises(ConfigError, match=r"component along x, but none of \['tas', 'wind_zonal'\].*'eastward_wind'"):
+        fit(both, **signed)
+    fit(both.wind_zonal, **signed)
+
+
 def test_flip_sign_without_flip(fine):
     with pytest.raises(ConfigError, match="flip_sign"):
         fit(fine, sampling={"flip_sign": ("x",)})
@@ -656,71 +679,7 @@ def test_a_network_on_bicubic_alone_learns_what_static_fields_are_for():
     assert ratio["with"] < 0.8 * ratio["without"]
 
 
-# fine-tuning
-
-
-def test_fine_tuning_starts_from_the_weights_given(fine, tmp_path):
-    start = fit(fine, steps=10)
-    before = {k: v.clone() for k, v in start.network.state_dict().items()}
-    frozen = {"learning_rate": 1e-30}
-    same = fit(fine, steps=1, init=start, optimization=frozen)
-    coarse = fine.sr.coarsen(2)
-    np.testing.assert_allclose(coarse.sr.downscale(same), coarse.sr.downscale(start), rtol=0, atol=1e-3)
-    start.save(tmp_path / "start.safetensors")
-    by_path = fit(fine, steps=1, init=tmp_path / "start.safetensors", optimization=frozen)
-    np.testing.assert_array_equal(coarse.sr.downscale(by_path), coarse.sr.downscale(same))
-    fit(fine, steps=5, init=start)
-    for name, value in start.network.state_dict().items():
-        torch.testing.assert_close(value, before[name], rtol=0, atol=0)
-
-
-def test_fine_tuning_elsewhere_starts_with_the_same_function(fine):
-    """Weights mean something only with the scaling of inputs and output they were trained with."""
-    start = fit(fine, steps=20, data={"domain": "open"}, network=TINY | {"skip": "bicubic"})
-    other = toy_field(time=4, y=16, x=24, seed=5)
-    rough = (other + 3 * (other - other.sr.coarsen(2).sr.interpolate(2, like=other))).assign_attrs(other.attrs)
-    tuned = fit(
-        rough,
-        steps=1,
-        init=start,
-        data={"domain": "open"},
-        network=TINY | {"skip": "bicubic"},
-        optimization={"learning_rate": 1e-30},
-    )
-    statics = rough.coords.to_dataset()[["elevation", "land_fraction"]].reset_coords()
-    coarse = rough.sr.coarsen(2)
-    np.testing.assert_allclose(
-        coarse.sr.downscale(tuned, static=statics), coarse.sr.downscale(start, static=statics), rtol=0, atol=1e-2
-    )
-
-
-def test_fine_tuning_needs_the_same_network_and_static_fields(fine):
-    start = fit(fine)
-    with pytest.raises(ConfigError, match="config"):
-        fit(fine, init=start, network=TINY | {"width": 6})
-    with pytest.raises(ConfigError, match="static"):
-        fit(fine.rename(elevation="orog"), init=start)
-    with pytest.raises(ConfigError, match="statics"):
-        fit(fine, init=start, static=["elevation"])
-    with pytest.raises(UnitsError):
-        fit(fine.assign_attrs(units="degC"), init=start)
-
-
-def test_fine_tuning_needs_the_same_input_channels(fine):
-    """The same network with another meaning of its channels would be started from noise."""
-    start = fit(fine, data={"domain": "open"})
-    for data in ({"domain": "open", "contrast_radius": 0}, {"domain": "open", "contrast_radius": 1}):
-        with pytest.raises(ConfigError, match="contrast_radius"):
-            fit(fine, init=start, data=data)
-    fit(fine, init=start, data={"domain": "open", "minimum_valid_fraction": 0.2})
-
-
-def test_fine_tuning_with_a_sign_that_flips_needs_a_mean_of_zero(fine):
-    wind = (fine - 285).assign_attrs(fine.attrs | {"standard_name": "eastward_wind", "units": "m s-1"})
-    signed = {"sampling": {"flip": ("x",), "flip_sign": ("x",)}, "data": {"domain": "open"}}
-    with pytest.raises(ConfigError, match="mean other than 0"):
-        fit(wind, init=fit(wind, data={"domain": "open"}), **signed)
-    assert fit(wind, init=fit(wind, **signed), **signed).scaling.mean == 0
+# open domains
 
 
 def test_an_open_model_holds_no_values_per_cell(fine, tmp_path):
@@ -807,16 +766,3 @@ def test_the_progress_bar_shows_loss_and_validation(fine, capsys):
     assert "loss" in shown and "of bicubic" in shown and "100%" in shown
     fit(fine, validation=0.2, progress=False)
     assert capsys.readouterr().err == ""
-
-
-def test_fine_tuning_with_static_fields_of_other_units_is_refused(fine):
-    start = fit(fine)
-    scaled = fine.assign_coords(elevation=(fine.elevation / 1000).assign_attrs(fine.elevation.attrs, units="km"))
-    with pytest.raises(UnitsError, match="static field 'elevation': expected units of 'm' like init, got 'km'"):
-        fit(scaled, init=start)
-    percent = (100 * fine.land_fraction).assign_attrs(fine.land_fraction.attrs, units="%")
-    with pytest.raises(UnitsError, match="static field 'land_fraction'"):
-        fit(fine.assign_coords(land_fraction=percent), init=start)
-    silent = fine.assign_coords(elevation=fine.elevation.drop_attrs(deep=False))
-    with pytest.warns(XSuperResWarning, match="static field 'elevation': units are None"):
-        fit(silent, init=start)

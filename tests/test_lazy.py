@@ -185,7 +185,7 @@ def test_memory_stays_with_the_chunk(toy):
 
 def test_in_memory_data_are_tiled_to_the_budget(make_model, check, monkeypatch):
     """The budget changes the tiles, not the numbers."""
-    from xsuperres.inference import apply as module
+    from xsuperres.inference import prepared as module
     from xsuperres.inference.tile import plane_tiles
 
     toy = make_model(scale=2, coarse=(60, 24))

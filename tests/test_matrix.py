@@ -58,7 +58,7 @@ def trained(training: str, window: int | None, backbone: str, upsampling: str, s
         backbone=backbone,
         upsampling=upsampling,
         network={"width": 6, "depth": 1, "head_width": 4},
-        adversarial={"warm_up": 0.0, "width": 4, "depth": 1},
+        adversarial={"warm_up": 0.0, "width": 4, "depth": 1} if training == "adversarial" else None,
         sampling={"batch_size": 2, "patch_size": 6},
         optimization={"max_steps": 3, "validations": 1},
         progress=False,

@@ -6,14 +6,19 @@ the data reach the network and come back right, not what it has learnt.
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import xarray as xr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from xsuperres.errors import XSuperResWarning
 from xsuperres.inference import layout
-from xsuperres.inference.apply import Frames, apply, prepare
+from xsuperres.inference.apply import apply
+from xsuperres.inference.frames import Frames
+from xsuperres.inference.prepared import prepare
 from xsuperres.nn.backbones import BACKBONES
 from xsuperres.nn.upsamplers import UPSAMPLERS
 
@@ -52,8 +57,9 @@ holes = st.none() | st.integers(0, 10**6)
 conventions = st.sampled_from(["given", "0..360", "-180..180", "turned"])
 
 
-def toy(make_model, network: dict, where: dict):
-    return make_model(coarse=(ROWS, COLUMNS), seed=sum(map(ord, str(network))) % 97, **network, **where)
+def toy(make_model, network: dict, where: dict, options: tuple = ()):
+    seed = sum(map(ord, str(network))) % 97
+    return make_model(coarse=(ROWS, COLUMNS), seed=seed, options=options, **network, **where)
 
 
 def with_holes(coarse: xr.DataArray, seed: int | None) -> xr.DataArray:
@@ -223,3 +229,77 @@ def test_a_globe_is_endless(make_model, check, upsampling, columns, depth):
     middle = side_by_side[..., laps // 2 * columns * 2 : (laps // 2 + 1) * columns * 2]
     check.same_numbers(given_.coarse.sr.downscale(given_.model), middle, given_.model.scaling.sd)
     check.chunked_equals_whole(given_.model, given_.coarse, {"lat": 4, "lon": (1, columns - 1)})
+
+
+SERIES = 7
+
+
+class _Options(tuple):
+    """Options of `fit` that may hold dicts: a key of the models kept."""
+
+    def __hash__(self) -> int:
+        return hash(str(list(self)))
+
+
+parts = st.fixed_dictionaries(
+    {
+        "dropout": st.sampled_from([None, "vanilla", "spatial", "gaussian"]),
+        "attention": st.sampled_from([None, "local", "channel"]),
+        "normalization": st.sampled_from([None, "batch", "layer", "group"]),
+        "separable": st.booleans(),
+    }
+)
+series = st.fixed_dictionaries({"time": partitions(SERIES), "lat": partitions(ROWS), "lon": partitions(COLUMNS)})
+
+
+def lengthened(coarse: xr.DataArray, seed: int, gap: int | None) -> xr.DataArray:
+    """Return a longer series of fields like the given ones, with a gap before one of its steps."""
+    rng = np.random.default_rng(seed)
+    values = coarse.values[rng.integers(len(coarse), size=SERIES)]
+    values = (values + rng.normal(size=(SERIES, 1, 1))).astype(coarse.dtype)
+    hours = np.arange(SERIES) * 6 + (0 if gap is None else 240 * (np.arange(SERIES) >= gap))
+    times = coarse.time.values[0] + hours * np.timedelta64(1, "h")
+    return coarse.isel(time=np.zeros(SERIES, int)).copy(data=values).assign_coords(time=times)
+
+
+@many
+@given(
+    networks,
+    grids,
+    parts,
+    st.sampled_from([None, (2, "last"), (3, "last"), (3, "centre")]),
+    st.booleans(),
+    st.none() | st.integers(1, SERIES - 1),
+    series,
+    dim_orders,
+    st.integers(0, 10**6),
+)
+def test_windows_and_members_in_chunks(
+    make_model, check, network, where, parts, window, noise, gap, chunks, order, seed
+):
+    """Any part, any window across any gap, any members, cut in any way."""
+    options: dict = {"sampling": {"batch_size": 2, "patch_size": None}}
+    if noise:
+        options |= {"training": "adversarial", "adversarial": {"noise": 2, "width": 4, "depth": 1, "warm_up": 0.0}}
+    data = {}
+    if window is not None:
+        options["time_window"], data["time_alignment"] = window
+    given_ = toy(
+        make_model,
+        network,
+        where | {"network": tuple(parts.items()), "data": tuple(data.items())},
+        _Options(options.items()),
+    )
+    coarse = lengthened(given_.coarse, seed, gap).transpose(*order)
+    members = {"members": 2, "seed": seed} if noise or parts["dropout"] else {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", XSuperResWarning)  # gaps, and channel attention that cannot be tiled
+        check.chunked_equals_whole(given_.model, coarse, chunks, **members)
+
+
+@few
+@given(networks, st.sampled_from([None, 3]), st.integers(1, COLUMNS - 1), st.integers(0, 10**6))
+def test_windows_roll_with_the_globe(make_model, check, network, window, cells, seed):
+    options = () if window is None else (("time_window", window),)
+    given_ = toy(make_model, network, {"periodic": True}, options)
+    check.rolling_commutes(given_.model, lengthened(given_.coarse, seed, None), cells)

@@ -349,15 +349,16 @@ def test_one_requirement_has_one_version(settings):
 
 def test_all_that_is_imported_is_declared(settings):
     core = {name.split("[")[0].replace("-", "_") for name in requirements(settings["options"]["install_requires"])}
-    viz, io = (set(requirements(settings["options.extras_require"][extra])) for extra in ("viz", "io"))
-    extras = {"plots": viz, "canvas": viz, "demo": viz, "store": io, "journal": io, "template": io}
+    extras = {name: set(requirements(text)) for name, text in settings["options.extras_require"].items()}
+    rooms = dict.fromkeys(("plots", "canvas", "demo"), "viz") | dict.fromkeys(("workers", "plugin"), "distributed")
+    rooms |= dict.fromkeys(("store", "journal", "template"), "io")
     known = core | set(sys.stdlib_module_names) | {"xsuperres", "pandas"}
     for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text())):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             names += [node.module] if isinstance(node, ast.ImportFrom) and node.module and not node.level else []
             strange = {name.split(".")[0] for name in names} - known
-            assert strange <= extras.get(path.stem, set()), path.name
+            assert strange <= (extras[rooms[path.stem]] if path.stem in rooms else set()), path.name
 
 
 def test_constraints_name_one_torch():

@@ -217,6 +217,11 @@ def test_an_even_window_has_no_centre(fine):
         fit(fine, time_window=4, data={"time_alignment": "centre"})
 
 
+def test_an_alignment_without_a_window_is_refused(fine):
+    with pytest.raises(ConfigError, match="time_alignment='centre' says where .* this fit has none; add time_window"):
+        fit(fine, time_window=None, data={"time_alignment": "centre"})
+
+
 def test_times_that_do_not_increase(fine, random_weights):
     with pytest.raises(DataError, match="must increase"):
         fine.isel(time=slice(None, None, -1)).sr.coarsen(2).sr.downscale(random_weights(2))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -101,6 +102,88 @@ def test_a_model_of_several_variables_is_looked_up_by_all_their_names(ds):
         xsr.deactivate()
 
 
+def test_one_data_array_for_a_model_of_several_variables(ds):
+    model, coarse = ds.sr.fit(2, **options()), ds.sr.coarsen(2)
+    with pytest.raises(DataError, match=r"\['tas', 'pr'\] together, got the DataArray 'tas'"):
+        coarse.tas.sr.downscale(model)
+
+
+@pytest.fixture(scope="module")
+def archive(ds) -> xr.Dataset:
+    """Return the Dataset as CF archives are, with bounds of cells and times, a grid mapping and an index."""
+    out = ds.copy()
+    out["tas"] = out.tas.assign_attrs(grid_mapping="crs")
+    out["crs"] = ((), 0, {"grid_mapping_name": "latitude_longitude"})
+    out["time_bnds"] = ("time", "bnds"), np.stack([ds.time.values, ds.time.values + np.timedelta64(1, "D")], axis=1)
+    out["lat_bnds"] = ("lat", "bnds"), np.stack([ds.lat.values - 0.4, ds.lat.values + 0.4], axis=1)
+    out["co2"] = "time", np.linspace(400, 410, ds.sizes["time"])
+    return out.assign_coords(
+        time=out.time.assign_attrs(bounds="time_bnds"), lat=out.lat.assign_attrs(bounds="lat_bnds")
+    )
+
+
+def test_what_is_no_field_is_left_out_and_kept(archive, ds, tmp_path):
+    kept = ["crs", "time_bnds", "co2"]
+    model, plain = archive.sr.fit(2, **options()), ds.sr.fit(2, **options())
+    assert model.names == ("tas", "pr")
+    coarse = archive.sr.coarsen(2)
+    for out in (coarse, coarse.sr.interpolate(2), coarse.sr.downscale(model), coarse.chunk(time=3).sr.downscale(model)):
+        assert list(out.data_vars) == ["tas", "pr", *kept]
+        for name in kept:
+            xr.testing.assert_identical(out[name].variable, archive[name].variable)
+        assert "lat_bnds" not in out
+    decoded = coarse.set_coords(["crs", "time_bnds"]).sr.downscale(model)  # as of decode_coords="all"
+    assert {"crs", "time_bnds"} <= set(decoded.coords) and list(decoded.data_vars) == ["tas", "pr", "co2"]
+    fine = coarse.sr.downscale(model)
+    np.testing.assert_array_equal(fine.tas, ds.sr.coarsen(2).sr.downscale(plain).tas)
+    written = fine.sr.with_bounds()
+    assert {"lat_bnds", "lon_bnds", *kept} <= set(written.data_vars)
+    assert written.time.attrs["bounds"] == "time_bnds" and written.lat.attrs["bounds"] == "lat_bnds"
+    assert written.sizes["lat"] == written.lat_bnds.sizes["lat"] == 24
+    written.time.encoding["units"] = "hours since 2000-01-01"
+    written.to_netcdf(tmp_path / "fine.nc", engine="h5netcdf")
+    with xr.open_dataset(tmp_path / "fine.nc", engine="h5netcdf") as again:
+        np.testing.assert_array_equal(again.time_bnds, archive.time_bnds)
+        assert {**again.tas.attrs, **again.tas.encoding}["grid_mapping"] == "crs"
+
+
+def test_a_score_of_fields_alone(archive):
+    coarse = archive.sr.coarsen(2)
+    table = coarse.sr.interpolate(2, like=archive).sr.score(archive, coarse=coarse, baselines=[])
+    assert table["variable"].values.tolist() == ["tas", "pr"]
+
+
+def test_every_variable_has_a_dtype_of_its_own(fine, rain):
+    """A predictor in double precision does not double the archive, nor does another variable."""
+    double = rain.astype("float64", keep_attrs=True)
+    model, coarse = fine.sr.fit(2, predictors=double, **options()), fine.sr.coarsen(2)
+    both = xr.Dataset({"tas": fine, "pr": double})
+    together = both.sr.fit(2, **options())
+    for chunks in (None, {"time": 3}):
+        given = coarse if chunks is None else coarse.chunk(chunks)
+        out = given.sr.downscale(model, predictors=double)
+        assert out.dtype == out.compute().dtype == np.float32
+        given = both.sr.coarsen(2) if chunks is None else both.sr.coarsen(2).chunk(chunks)
+        out = given.sr.downscale(together)
+        assert (out.tas.dtype, out.pr.dtype) == (np.float32, np.float64)
+        assert (out.compute().tas.dtype, out.compute().pr.dtype) == (np.float32, np.float64)
+
+
+def test_other_data_of_several_variables_validate(ds):
+    """The score of a Dataset that is given equals that of the same times held out."""
+    train, held = ds.isel(time=slice(0, 6)), ds.isel(time=slice(6, None))
+    given = train.sr.fit(2, **options(validation=held))
+    split = ds.sr.fit(2, **options(validation=slice("2001-01-07", None)))
+    assert given.training.validation_kind == "other data"
+    assert given.training.validation["rmse"] == pytest.approx(split.training.validation["rmse"], rel=1e-4)
+    turned = train.sr.fit(2, **options(validation=held[["pr", "tas"]].assign(co2=1.0)))
+    assert turned.training.validation == given.training.validation
+    with pytest.raises(ConfigError, match=r"validation= lacks \['pr'\]"):
+        train.sr.fit(2, **options(validation=held[["tas"]]))
+    with pytest.raises(DataError, match="share their dims"):
+        train.sr.fit(2, **options(validation=held.assign(pr=held.pr.isel(time=0, drop=True))))
+
+
 def test_the_score_has_a_dim_of_variables(ds):
     model = ds.sr.fit(2, **options(validation=slice("2001-01-07", None)))
     test = ds.isel(time=slice(6, None))
@@ -154,6 +237,33 @@ def test_a_transform_is_undone(rain, check, kind, missing, tmp_path):
     check.same_numbers(coarse.chunk(time=3, lat=6).sr.downscale(model), out, float(field.std()))
 
 
+def test_anomalies_where_the_target_never_is(fine):
+    """A land-only target over complete coarse data: the sea has the coarse climatology, interpolated, not 0 K."""
+    bare = fine.drop_vars(["elevation", "land_fraction"])
+    coarse, land = bare.sr.coarsen(2), bare.where(bare.lon > float(bare.lon.mean()))
+    idle = options(data={"transform": "anomaly"}, optimization={"max_steps": 1, "learning_rate": 1e-12})
+    model = coarse.sr.fit(target=land, **idle)
+    assert all(np.isfinite(plane).all() for plane in model.targets[0].climatology)
+    bicubic = coarse.sr.interpolate(2, like=bare)
+    for mask in ("input", None):
+        out = coarse.sr.downscale(model, mask=mask)
+        assert out.notnull().all()
+        sea = out.isel(lon=slice(0, 18))
+        np.testing.assert_allclose(sea, bicubic.isel(lon=slice(0, 18)), rtol=0, atol=1e-3)
+        assert float(np.abs(out - bare).max()) < 5 * model.scaling.sd
+
+
+def test_anomalies_where_even_the_coarse_field_never_was(fine):
+    """A coarse cell that has data for the first time is filled with the mean of the others, not with 0 K."""
+    coast = fine.where(fine.lon > float(fine.lon.mean()))
+    model = coast.sr.fit(2, **options(data={"transform": "anomaly"}))
+    below, above = model.targets[0].climatology
+    assert np.isfinite(below).all() and np.isfinite(above).all()
+    assert float(below[:, 0].min()) == pytest.approx(float(coast.sr.coarsen(2).mean()), abs=0.1)
+    out = fine.sr.coarsen(2).sr.downscale(model, mask="input")
+    assert float(np.abs(out - fine).max()) < 60
+
+
 def test_trained_baselines_are_in_units_of_the_variable(rain):
     train, test = rain.isel(time=slice(0, 6)), rain.isel(time=slice(6, None))
     model = train.sr.fit(2, **options(data={"transform": "log1p"}))
@@ -175,8 +285,6 @@ def test_bounds_are_kept(rain):
 
 
 def test_softplus_keeps_the_output_positive(rain, reinitialise):
-    from dataclasses import replace
-
     from xsuperres.nn.network import build_network
 
     out, rain = {}, rain.assign_attrs(standard_name="unknown_flux")  # one that might be negative
@@ -243,6 +351,19 @@ def test_a_predictor_that_tells_the_answer_is_used(fine):
     assert error["with"] < 0.6 * error["without"], error
 
 
+def test_other_data_with_predictors_validate(fine, rain):
+    train, held = slice(0, 6), slice(6, None)
+    both = xr.Dataset({"tas": fine, "pr": rain})
+    given = fine[train].sr.fit(2, predictors=rain[train], **options(validation=both.isel(time=held)))
+    split = fine.sr.fit(2, predictors=rain, **options(validation=slice("2001-01-07", None)))
+    assert given.training.validation["rmse"] == pytest.approx(split.training.validation["rmse"], rel=1e-4)
+    with pytest.raises(ConfigError, match=r"must be a Dataset of \['tas', 'pr'\]"):
+        fine[train].sr.fit(2, predictors=rain[train], **options(validation=fine[held]))
+    with pytest.raises(UnitsError, match="validation"):
+        wrong = both.isel(time=held).assign(pr=rain[held].assign_attrs(units="mm day-1"))
+        fine[train].sr.fit(2, predictors=rain[train], **options(validation=wrong))
+
+
 def test_predictors_are_asked_for_by_name_and_units(fine, rain):
     model, coarse = fine.sr.fit(2, predictors=rain, **options()), fine.sr.coarsen(2)
     with pytest.raises(DataError, match=r"predictors \['pr'\].*missing"):
@@ -257,6 +378,52 @@ def test_predictors_are_asked_for_by_name_and_units(fine, rain):
         fine.sr.fit(2, predictors=[rain, rain], **options())
     with pytest.raises(DataError, match="takes Datasets"):
         fine.sr.fit(2, predictors=["pr"], **options())
+
+
+@pytest.mark.parametrize("domain", ["fixed", "open"])
+@pytest.mark.parametrize("upsampling", ["interpolation", "subpixel"])
+def test_what_a_predictor_lacks_does_not_hide_the_target(fine, check, reinitialise, tmp_path, upsampling, domain):
+    """A sea surface temperature is missing over land: the network sees the target there all the same."""
+    coarse = fine.sr.coarsen(2).drop_vars(["elevation", "land_fraction"])
+    sea = coarse.where(coarse.lon > 12).rename("sst").assign_attrs(units="K", standard_name="sea_surface_temperature")
+    network, data = TINY | {"skip": None}, {"domain": domain, "calendar": True}
+    model = fine.sr.fit(2, predictors=sea, **options(upsampling=upsampling, network=network, data=data))
+    reinitialise(model.network)
+    model = replace(model)  # a new object: the digest is cached on the old one
+    assert model.spec.masks == ((1,),)
+    out = coarse.sr.downscale(model, predictors=sea)
+    other = coarse.copy(deep=True)
+    other[:, 5, 1] += 10
+    changed = np.abs(other.sr.downscale(model, predictors=sea) - out)
+    assert float(changed.max()) > 0.05 * model.scaling.sd
+    assert bool((changed[:, 10:12, 2:4] > 0).any(("lat", "lon")).all())
+    lazy = coarse.chunk(time=3, lon=9).sr.downscale(model, predictors=sea)
+    check.same_numbers(lazy, out, model.scaling.sd)
+    model.save(tmp_path / "model.safetensors")
+    again = xsr.load_model(tmp_path / "model.safetensors")
+    assert again.spec == model.spec and hash(again.spec) == hash(model.spec)
+    np.testing.assert_array_equal(coarse.sr.downscale(again, predictors=sea), out)
+
+
+def test_targets_with_complementary_masks(fine, check, reinitialise):
+    """Each is seen where it is, though the other is missing there."""
+    land = fine.lon > float(fine.lon.mean())
+    both = xr.Dataset({"soil": fine.where(land), "sea": fine.where(~land)})
+    both = both.map(lambda da: da.assign_attrs(units="K"))
+    model = both.sr.fit(2, **options(upsampling="interpolation", network=TINY | {"skip": None}))
+    reinitialise(model.network)
+    model = replace(model)
+    assert model.spec.masks == ((0, 2), (1, 3))
+    coarse = both.sr.coarsen(2)
+    out = coarse.sr.downscale(model)
+    for name, column in (("soil", 14), ("sea", 3)):
+        other = coarse.copy(deep=True)
+        other[name][:, 5, column] += 10
+        changed = np.abs(other.sr.downscale(model)[name] - out[name])
+        assert float(changed.max()) > 0.05 * float(fine.std()), name
+    lazy = coarse.chunk(time=3, lon=9).sr.downscale(model)
+    for name in both:
+        check.same_numbers(lazy[name], out[name], float(fine.std()))
 
 
 def test_the_calendar_is_shown(fine, check):
@@ -288,6 +455,93 @@ def test_pairs_of_aligned_grids_equal_perfect_prognosis(fine):
     assert pairs.scale == 2 and pairs.paired and not any(pairs.margin)
     for name, weight in perfect.network.state_dict().items():
         np.testing.assert_allclose(pairs.network.state_dict()[name], weight, rtol=0, atol=2e-5, err_msg=name)
+
+
+@pytest.fixture
+def empty_table():
+    xsr.deactivate()
+    yield
+    xsr.deactivate()
+
+
+@pytest.fixture(scope="module")
+def mos(fine) -> tuple[xr.DataArray, xr.DataArray]:
+    """Return the biased forecast of one variable and another one to make of it."""
+    coarse = fine.sr.coarsen(2).drop_vars(["elevation", "land_fraction"]) + 5
+    model = {"units": "degK", "standard_name": "air_temperature", "long_name": "forecast", "cell_methods": "time: mean"}
+    station = {"units": "K", "standard_name": "surface_temperature", "long_name": "analysis"}
+    return coarse.rename("tas").assign_attrs(model), fine.rename("t2m").assign_attrs(station)
+
+
+def test_the_target_may_have_another_name(mos, empty_table, tmp_path):
+    """The model is looked up by what it is given; its result is what it was trained to make, and is called that."""
+    coarse, target = mos
+    model = coarse.sr.fit(target=target, **options(activate=True))
+    assert list(xsr.active_models()) == [("tas", 2)]
+    out = coarse.sr.downscale(scale=2)
+    assert out.name == "t2m" and out.attrs["xsuperres_model"] == model.digest
+    expected = target.attrs | {"cell_methods": "time: mean"}
+    assert {name: out.attrs[name] for name in expected} == expected
+    assert abs(float(out.mean() - target.mean())) < 0.5, "the bias of 5 K is gone"
+    model.save(tmp_path / "model.safetensors")
+    again = xsr.load_model(tmp_path / "model.safetensors")
+    assert again.input_names == ("tas",) and again.names == ("t2m",) and again.targets[0].source.units == "degK"
+    xr.testing.assert_identical(coarse.sr.downscale(again), out)
+    xr.testing.assert_identical(coarse.to_dataset().sr.downscale(model).t2m, out)
+    assert "analysis [K] from tas" in repr(model) and "x2" in repr(model)
+    with pytest.warns(XSuperResWarning, match="name is 't2m', the model was trained on 'tas'"):
+        coarse.assign_attrs(standard_name="air_temperature").rename("t2m").sr.downscale(model)
+    with pytest.raises(NoModelError):
+        coarse.rename("t2m").sr.downscale(scale=2)
+
+
+def test_a_target_without_labels_leaves_those_of_the_coarse_data(mos):
+    coarse, target = mos
+    bare = target.rename(None).assign_attrs(long_name=None)
+    del bare.attrs["long_name"], bare.attrs["standard_name"]
+    out = coarse.sr.downscale(coarse.sr.fit(target=bare, **options()))
+    assert out.name == "tas" and out.attrs["long_name"] == "forecast" and out.attrs["units"] == "K"
+
+
+def test_pairs_of_datasets_go_by_name(ds):
+    """In whatever order, among whatever else: each variable is made of its own."""
+    coarse, turned = ds.sr.coarsen(2), ds[["pr", "tas"]].assign(psl=ds.tas * 0 + 1e5, crs=0)
+    model, straight = coarse.sr.fit(target=turned, **options()), coarse.sr.fit(target=ds, **options())
+    assert model.names == model.input_names == ("tas", "pr")
+    xr.testing.assert_identical(coarse.sr.downscale(model), coarse.sr.downscale(straight))
+    with pytest.raises(DataError, match=r"target= lacks the variables \['tas'\].*rename"):
+        coarse.sr.fit(target=ds.rename(tas="t2m"), **options())
+
+
+def test_pairs_of_members_go_by_label(fine):
+    """Each member of the target is 10 K warmer than the last, as those of the coarse data are."""
+    coarse = fine.sr.coarsen(2)
+    given = xr.concat([coarse, coarse + 10], xr.IndexVariable("member", [0, 1])).assign_attrs(coarse.attrs)
+    target = xr.concat([fine + 10, fine], xr.IndexVariable("member", [1, 0])).assign_attrs(fine.attrs)
+    model = given.sr.fit(target=target, **options())
+    assert model.training.validation["rmse"] < 2
+    with pytest.raises(DataError, match="other values of 'member'"):
+        given.sr.fit(target=target.assign_coords(member=[1, 2]), **options())
+
+
+def test_pairs_of_two_kinds_and_of_other_dims(fine):
+    coarse = fine.sr.coarsen(2)
+    with pytest.raises(DataError, match=r"target= must be a DataArray.*got Dataset; pass one of its variables"):
+        coarse.sr.fit(target=fine.to_dataset(), **options())
+    with pytest.raises(DataError, match=r"target= must be a Dataset.*got DataArray"):
+        coarse.to_dataset().sr.fit(target=fine, **options())
+    with pytest.raises(DataError, match="target has coordinates and the coarse data have none"):
+        coarse.drop_vars("time").sr.fit(target=fine.isel(time=slice(3, 7)), **options())
+    with pytest.raises(DataError, match=r"dims \['member'\] that the coarse data lack"):
+        coarse.sr.fit(target=xr.concat([fine, fine], "member"), **options())
+
+
+@pytest.mark.parametrize("kind", ["DataArray", "Dataset"])
+def test_pairs_are_not_validated_on_other_fine_data(fine, kind):
+    """They would be coarsened, and the weights kept that solve another problem best."""
+    other = fine if kind == "DataArray" else fine.to_dataset()
+    with pytest.raises(ConfigError, match=r"without target= only.*slice\("):
+        fine.sr.coarsen(2).sr.fit(target=fine, **options(validation=other))
 
 
 def test_a_coarse_domain_larger_than_the_fine_one_is_context(globe, check):

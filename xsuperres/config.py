@@ -71,7 +71,8 @@ class NetworkConfig:
         relu, leaky_relu, elu, selu, gelu, silu, softplus, sigmoid or tanh.
     output_activation : str or None
         Applied last, to the sum of skip and network in (transformed) units of the variable, scaled by the training
-        error of the skip so that it bends where it matters: softplus or relu keep precipitation positive.
+        error of the skip so that it bends where it matters: softplus or relu keep precipitation positive. One that
+        has no upper limit: any activation but sigmoid and tanh.
     normalization : {None, "batch", "layer", "group"}
         Of features. layer and group normalise over the channels of each cell; batch uses statistics of training.
     attention : {None, "channel", "local"}
@@ -79,8 +80,8 @@ class NetworkConfig:
         neighbourhood of each cell.
     dropout : {None, "vanilla", "spatial", "gaussian"}
         Of features during training, and at inference with ``members=``.
-    dropout_rate : float
-        Share that is dropped.
+    dropout_rate : float, optional
+        Share that is dropped, 0.1 by default; it needs `dropout`.
     separable : bool
         Depthwise-separable convolutions in the backbone.
     location_features : int
@@ -98,7 +99,7 @@ class NetworkConfig:
     normalization: str | None = None
     attention: str | None = None
     dropout: str | None = None
-    dropout_rate: float = 0.1
+    dropout_rate: float | None = None
     separable: bool = False
     location_features: int = 0
     skip: Literal["linear", "bicubic"] | None = "linear"
@@ -106,7 +107,14 @@ class NetworkConfig:
     def __post_init__(self) -> None:
         at_least(self, 1, "width", "depth", "head_width")
         at_least(self, 0, "location_features")
-        number(self, 0.0, 0.95, "dropout_rate")
+        number(self, 0.0, 0.95, "dropout_rate", optional=True)
+        if self.dropout is None and self.dropout_rate is not None:
+            raise ConfigError(
+                f"dropout_rate={self.dropout_rate} needs a kind of dropout, got dropout=None; add one, such as "
+                "network={'dropout': 'spatial'}, or leave the rate out."
+            )
+        if self.dropout is not None and self.dropout_rate is None:
+            object.__setattr__(self, "dropout_rate", 0.1)
         flag(self, "separable")
         check_choice("skip", self.skip, ("linear", "bicubic", None))
 
@@ -161,6 +169,12 @@ class DataConfig:
             check_choice("transform", kind, (None, "log1p", "sqrt", "anomaly"))
         for name in ("valid_min", "valid_max"):
             bounds(self, name)
+        names = {name for given in (self.valid_min, self.valid_max) if isinstance(given, Mapping) for name in given}
+        for name in sorted(names) or [""]:
+            low, high = of_variable(self.valid_min, name), of_variable(self.valid_max, name)
+            if low is not None and high is not None and low >= high:
+                of = f" of {name!r}" if name else ""
+                raise ConfigError(f"valid_min{of} must be below valid_max, got {low:g} and {high:g}.")
 
     @property
     def reach(self) -> int:
@@ -213,9 +227,9 @@ class AdversarialConfig:
 
     Parameters
     ----------
-    loss : {"bce", "hinge", "wasserstein_gp"}
-        The game: binary cross-entropy (Goodfellow et al. 2014), hinge (Lim and Ye 2017), or Wasserstein distance with
-        a gradient penalty (Gulrajani et al. 2017).
+    loss : str
+        The game: bce (binary cross-entropy; Goodfellow et al. 2014), hinge (Lim and Ye 2017), or wasserstein_gp
+        (Wasserstein distance with a gradient penalty; Gulrajani et al. 2017).
     weight : float
         Of the adversarial loss of the generator; the pixel loss has `pixel_weight`.
     pixel_weight : float
@@ -234,7 +248,7 @@ class AdversarialConfig:
         Channels of random numbers the generator is given, so that members differ; 0 for none.
     """
 
-    loss: Literal["bce", "hinge", "wasserstein_gp"] = "hinge"
+    loss: str = "hinge"
     weight: float = 0.1
     pixel_weight: float = 1.0
     warm_up: float = 0.3
@@ -246,7 +260,6 @@ class AdversarialConfig:
     noise: int = 0
 
     def __post_init__(self) -> None:
-        check_choice("adversarial loss", self.loss, ("bce", "hinge", "wasserstein_gp"))
         at_least(self, 1, "width", "depth")
         at_least(self, 0, "noise")
         number(self, 0.0, math.inf, "weight", "learning_rate", "gradient_penalty")
@@ -281,7 +294,8 @@ class OptimizationConfig:
         How many times the score is taken during training.
     patience : int or None
         End training after so many validations without a better score. Off by default: the schedule ends at a learning
-        rate of 0, and the best weights are kept in any case.
+        rate of 0, and the best weights are kept in any case. Not for adversarial training, which gives up a little of
+        the score.
     device : str
         "auto" takes the first CUDA device if there is one.
     """

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import platform
+import warnings
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -15,18 +16,18 @@ import torch
 import xarray as xr
 
 from xsuperres.config import SamplingConfig
-from xsuperres.errors import ConfigError, DataError
-from xsuperres.fields.checks import check_units
+from xsuperres.errors import DataError, XSuperResWarning
+from xsuperres.fields.components import mirror_signs
 from xsuperres.fields.static import StaticLike, fit_static_scaling
+from xsuperres.inference.devices import choose_device
 from xsuperres.inference.validation import Validator
-from xsuperres.inference.workers import choose_device
 from xsuperres.material import Material, Sources, gathered, network_spec, other_blocks
 from xsuperres.model.artefact import Input, SRModel, TrainingRecord
 from xsuperres.model.datasets import plain
 from xsuperres.model.table import activate as activate_model
 from xsuperres.model.table import remember
 from xsuperres.moments import fitted_parts
-from xsuperres.nn.discriminator import Discriminator, DiscriminatorSpec, build_discriminator
+from xsuperres.nn.discriminator import build_discriminator, discriminator_spec
 from xsuperres.nn.network import build_network
 from xsuperres.samples.holdout import leading_dim
 from xsuperres.samples.plan import WindowPlan
@@ -36,6 +37,7 @@ from xsuperres.training.adversarial import AdversarialStep
 from xsuperres.training.budget import Clock
 from xsuperres.training.loop import Step, Trained, Validate, train
 from xsuperres.training.supervised import SupervisedStep
+from xsuperres.tuning import check_start, started_from
 
 __all__ = ["fit"]
 
@@ -54,59 +56,30 @@ def fit(
 ) -> SRModel:
     """Train a model; see `SuperResolutionAccessor.fit`."""
     clock = clock or Clock()
-    mirror_signs(sources, settings.sampling)  # refuses before anything is read
-    material = gathered(sources, settings, static)
-    model = _untrained(material, settings)
+    mirror_signs(sources.fields, settings.sampling)  # refuses before anything is read
     if init is not None:
-        model = _started_from(model, init, settings.sampling)
+        sources = check_start(init, sources, settings)
+    material = gathered(sources, settings, static)
+    model = _untrained(material, settings, init)
+    if init is not None:
+        model = started_from(model, init, material.sources, settings)
     model, trained = _train(model, material, settings, clock, progress)
     model = _finished(model, trained, material, settings, clock)
     logger.info("Trained %s", model)
     return activate_model(model) if activate else remember(model)
 
 
-def mirror_signs(sources: Sources, sampling: SamplingConfig) -> dict[str, list[int]]:
-    """Return the variables (targets first) whose sign mirroring changes, along each axis.
-
-    Raises
-    ------
-    ConfigError
-        If a vector component would be mirrored without.
-    """
-    signs: dict[str, list[int]] = {}
-    fields = [*sources.targets, *sources.predictors]
-    for axis in sampling.flip:
-        along = [index for index, da in enumerate(fields) if _is_component(da, axis)]
-        if along and axis not in sampling.flip_sign:
-            name = fields[along[0]].attrs.get("standard_name", fields[along[0]].name)
-            raise ConfigError(
-                f"{name!r} is a vector component along {axis}: mirroring must change its sign; add "
-                f"flip_sign=({axis!r},) to sampling, or leave flips off."
-            )
-        if axis in sampling.flip_sign:
-            signs[axis] = along or [0]  # of a single variable, as asked
-    return signs
-
-
-def _is_component(da: xr.DataArray, axis: str) -> bool:
-    name, short = str(da.attrs.get("standard_name", "")), str(da.name).lower()
-    word, grid, names = {
-        "x": ("eastward", "x_", ("u", "ua", "uas", "u10", "u10m")),
-        "y": ("northward", "y_", ("v", "va", "vas", "v10", "v10m")),
-    }[axis]
-    return word in name or name.startswith(grid) or short in names
-
-
-def _untrained(material: Material, settings: FitSettings) -> SRModel:
-    """Return the model with fitted baselines and new weights."""
-    targets, predictors, seen = fitted_parts(material, settings)
+def _untrained(material: Material, settings: FitSettings, init: SRModel | None) -> SRModel:
+    """Return the model with baselines, fitted in the transformed units of `init`, and new weights."""
+    transforms = None if init is None else [target.transform for target in init.targets]
+    targets, predictors, seen = fitted_parts(material, settings, transforms)
     inputs: tuple[Input, ...] = (*targets, *predictors)
     spec = network_spec(
         settings,
         statics=len(material.static.data_vars),
         targets=len(targets),
         predictors=len(predictors),
-        masks=sum(part.variable.had_missing for part in inputs),
+        masked=[index for index, part in enumerate(inputs) if part.variable.had_missing],
         shape=material.grid.shape,
     )
     with torch.random.fork_rng(devices=[]):
@@ -130,59 +103,6 @@ def _untrained(material: Material, settings: FitSettings) -> SRModel:
     )
 
 
-def _started_from(model: SRModel, init: SRModel, sampling: SamplingConfig) -> SRModel:
-    """Return the untrained model with the weights and input scaling of `init`."""
-    if not isinstance(init, SRModel):
-        raise ConfigError(f"init must be an SRModel or the path of one, got {type(init).__name__}.")
-    if len(model.targets) != len(init.targets) or len(model.predictors) != len(init.predictors):
-        raise ConfigError(f"init= was trained on {init.names}, this fit is of {model.names}; use the same variables.")
-    for ours, theirs in zip(model.inputs, init.inputs, strict=True):
-        check_units(xr.DataArray(0.0, attrs={"units": ours.variable.units}), theirs.variable.units, what="init")
-    mine, its = (asdict(replace(m.spec, domain=None)) for m in (model, init))
-    if mine != its:
-        differing = [name for name in mine if mine[name] != its[name]]
-        raise ConfigError(
-            f"init= has another network: {', '.join(differing)} differ; fit with the same settings, static fields "
-            "and scale to fine-tune."
-        )
-    if (model.data.domain, model.data.reach) != (init.data.domain, init.data.reach):
-        raise ConfigError(
-            f"init= was trained with data={{'domain': {init.data.domain!r}, 'contrast_radius': "
-            f"{init.data.contrast_radius}}}, this fit has {model.data.domain!r} and {model.data.contrast_radius}: its "
-            "weights belong to other input channels; use the same."
-        )
-    if model.static_scaling.names != init.static_scaling.names:
-        raise ConfigError(
-            f"init= was trained with static fields {init.static_scaling.names}, these are {model.static_scaling.names}."
-        )
-    if model.spec.config.location_features and model.spec.domain != init.spec.domain:
-        raise ConfigError("init= has location features of another domain; they cannot be moved.")
-    if sampling.flip_sign and init.scaling.mean != 0:
-        raise ConfigError(
-            "init= was scaled about a mean other than 0, so mirroring cannot change the sign; fine-tune without "
-            "flip_sign, or train anew."
-        )
-    for name, field in init.static.data_vars.items():
-        check_units(model.static[name], field.attrs.get("units"), what=f"static field {name!r}", like="init")
-    model.network.load_state_dict(init.network.state_dict())
-    targets = [
-        replace(  # the units of inputs and output
-            ours,
-            scaling=theirs.scaling,
-            transform=theirs.transform,
-            baselines=replace(ours.baselines, residual_sd=theirs.baselines.residual_sd),
-        )
-        for ours, theirs in zip(model.targets, init.targets, strict=True)
-    ]
-    return replace(
-        model,
-        targets=tuple(targets),
-        predictors=init.predictors,
-        static_scaling=init.static_scaling,
-        discriminator=init.discriminator,
-    )
-
-
 def _train(
     model: SRModel, material: Material, settings: FitSettings, clock: Clock, progress: bool
 ) -> tuple[SRModel, Trained]:
@@ -196,27 +116,12 @@ def _train(
         torch.manual_seed(settings.seed)
         step: Step = SupervisedStep(network, model.channels, config)
         if settings.training == "adversarial":
-            model = replace(model, discriminator=model.discriminator or _discriminator(model, settings))
-            assert model.discriminator is not None
-            against = model.discriminator.to(device).train()
+            game = discriminator_spec(model.spec, settings.adversarial)
+            against = (model.discriminator or build_discriminator(game)).to(device).train()
+            model = replace(model, discriminator=against)
             step = AdversarialStep(network, against, model.channels, config, settings.adversarial)
         trained = train(network, reader, step, validate, config, clock=clock, device=device, progress=progress)
     return model, trained
-
-
-def _discriminator(model: SRModel, settings: FitSettings) -> Discriminator:
-    spec, game = model.spec, settings.adversarial
-    return build_discriminator(
-        DiscriminatorSpec(
-            name=game.discriminator,
-            scale=spec.scale,
-            outputs=spec.outputs,
-            inputs=spec.inputs * (spec.time_window or 1),
-            statics=spec.statics,
-            width=game.width,
-            depth=game.depth,
-        )
-    )
 
 
 def _reader(model: SRModel, material: Material, settings: FitSettings) -> Reader:
@@ -229,6 +134,7 @@ def _reader(model: SRModel, material: Material, settings: FitSettings) -> Reader
         patch=sampling.patch_size,
         margin=model.reach if periodic and sampling.patch_size is None else 0,
     )
+    _warn_of_patches(model, plan)
     training = blocks.chosen(material.holdout.training)
     counts = [int(chosen.sum()) for _, chosen in training]
     _check_count(sum(counts) * plan.per_field, sampling.batch_size)
@@ -245,9 +151,23 @@ def _reader(model: SRModel, material: Material, settings: FitSettings) -> Reader
     )
 
 
+def _warn_of_patches(model: SRModel, plan: WindowPlan) -> None:
+    """Warn when a network that looks at the whole domain is trained on a part of it."""
+    whole = plan.rows, plan.columns
+    if model.network.global_context and plan.patch is not None and plan.shape != whole:
+        (height, width), (rows, columns) = plan.shape, whole
+        warnings.warn(
+            f"This network looks at all it is shown: in training that is patches of {height} x {width} coarse cells, "
+            f"afterwards the whole domain of {rows} x {columns}, whose means differ. Train on full fields with "
+            "sampling={'patch_size': None}, or use a part that looks at neighbourhoods, such as attention='local'.",
+            XSuperResWarning,
+            stacklevel=4,
+        )
+
+
 def _mirror(model: SRModel, material: Material, sampling: SamplingConfig) -> Mirror:
     """Return the flips with the channels whose sign they change; flips with a sign are of open domains."""
-    signs = mirror_signs(material.sources, sampling)
+    signs = mirror_signs(material.sources.fields, sampling)
     count = len(model.targets)
     return Mirror(sampling.flip, {a: (chosen, [i for i in chosen if i < count]) for a, chosen in signs.items()})
 
@@ -275,6 +195,9 @@ def _validator(model: SRModel, material: Material, settings: FitSettings, device
 
 def _finished(model: SRModel, trained: Trained, material: Material, settings: FitSettings, clock: Clock) -> SRModel:
     period, held_out = _times(material)
+    game = settings.training == "adversarial"
+    ways = {"sampling": asdict(settings.sampling), "optimization": asdict(settings.optimization)}
+    ways |= {"adversarial": asdict(settings.adversarial)} if game else {}
     record = TrainingRecord(
         period=period,
         held_out=held_out,
@@ -283,10 +206,10 @@ def _finished(model: SRModel, trained: Trained, material: Material, settings: Fi
         steps=trained.steps,
         cpu_seconds=round(clock.cpu_seconds(), 2),
         validation_kind=material.holdout.kind,
-        adversarial=settings.training == "adversarial",
+        adversarial=game,
         validation=trained.score,
         history=trained.history,
-        settings=plain({"sampling": asdict(settings.sampling), "optimization": asdict(settings.optimization)}),
+        settings=plain(ways),
         versions=_versions(),
     )
     against = None if model.discriminator is None else model.discriminator.to("cpu").eval()

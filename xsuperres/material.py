@@ -13,8 +13,8 @@ import numpy as np
 import torch
 import xarray as xr
 
-from xsuperres.errors import ConfigError, DataError, GridError, unknown_name
-from xsuperres.fields.channels import channel_counts
+from xsuperres.errors import ConfigError, GridError, unknown_name
+from xsuperres.fields.channels import channel_counts, masked_channels
 from xsuperres.fields.checks import check_units, check_values
 from xsuperres.fields.grid import Grid, grid_of
 from xsuperres.fields.pairs import paired, ratio
@@ -53,8 +53,6 @@ class Sources:
         others = tuple(named_predictors(predictors).values())
         if targets is None:
             return cls(tuple(fields), None, others)
-        if len(targets) != len(fields):
-            raise DataError(f"target= holds {len(targets)} variables, the coarse data {len(fields)}.")
         return cls(tuple(targets), tuple(fields), others)
 
     def scale(self, given: int | None) -> Any:
@@ -67,6 +65,11 @@ class Sources:
         if given not in (None, found):
             raise ConfigError(f"scale={given} differs from the {found} fine cells per coarse cell of these data.")
         return found
+
+    @property
+    def fields(self) -> tuple[xr.DataArray, ...]:
+        """Targets, then predictors."""
+        return (*self.targets, *self.predictors)
 
     @property
     def like(self) -> xr.DataArray:
@@ -99,6 +102,7 @@ def gathered(sources: Sources, settings: FitSettings, static: StaticLike | None)
     check_together(sources.targets)
     _check_variable_names(sources, settings)
     if sources.coarse is not None:
+        _check_validation_of_pairs(settings.validation)
         sources = _paired(sources, settings, static)
     first = sources.targets[0]
     grid = grid_of(first, gaps=True)
@@ -121,6 +125,16 @@ def _check_variable_names(sources: Sources, settings: FitSettings) -> None:
         for name in setting if isinstance(setting, Mapping) else ():
             if name not in names:
                 raise unknown_name("variable", name, names)
+
+
+def _check_validation_of_pairs(validation: Any) -> None:
+    """Refuse other data, which have no coarse side of their own."""
+    if isinstance(validation, (xr.DataArray, xr.Dataset)):
+        raise ConfigError(
+            "validation= takes other data without target= only: they would be coarsened, and these pairs are not made "
+            "that way. Put them among the pairs and hold their times out: validation=slice('2018', '2019'), or a "
+            "fraction, validation=0.2."
+        )
 
 
 def _paired(sources: Sources, settings: FitSettings, static: StaticLike | None) -> Sources:
@@ -181,19 +195,19 @@ def network_spec(
     statics: int,
     targets: int = 1,
     predictors: int = 0,
-    masks: int = 0,
+    masked: Sequence[int] = (),
     shape: tuple[int, int] | None = None,
 ) -> NetworkSpec:
-    """Return the spec of the network that the settings ask for, on given fields."""
+    """Return the spec of the network that the settings ask for, on given fields, those `masked` with missing cells."""
+    fixed, window = settings.data.domain == "fixed", settings.time_window
     inputs, fine = channel_counts(
         statics,
-        fixed=settings.data.domain == "fixed",
+        fixed=fixed,
         targets=targets,
         predictors=predictors,
-        masks=masks,
+        masks=len(masked),
         calendar=settings.data.calendar,
     )
-    window = settings.time_window
     return NetworkSpec(
         backbone=settings.backbone,
         upsampling=settings.upsampling,
@@ -201,7 +215,7 @@ def network_spec(
         inputs=inputs,
         statics=fine,
         outputs=targets,
-        masks=masks,
+        masks=masked_channels(masked, fixed=fixed, targets=targets, predictors=predictors),
         noise=settings.adversarial.noise if settings.training == "adversarial" else 0,
         time_window=window,
         output_frame=0 if window is None else offsets(window, settings.data.time_alignment)[0],
@@ -225,9 +239,10 @@ def other_blocks(data: xr.DataArray | xr.Dataset, model: SRModel, settings: FitS
     A Dataset holds all variables of the model, and its predictors; a DataArray is enough for one variable without.
     """
     sources = _validation_sources(data, model)
-    for da, target in zip(sources.targets, model.targets, strict=True):
+    for da, part in zip((*sources.targets, *sources.predictors), model.inputs, strict=True):
         check_values(da)
-        check_units(da, target.variable.units, what="validation")
+        check_units(da, part.variable.units, what="validation")
+    check_together(sources.targets)
     grid = grid_of(sources.targets[0], gaps=True)
     location = model.grid.locate(grid) if grid.shape == model.grid.shape else None
     if location is None or location.rows[0] or location.columns[0]:

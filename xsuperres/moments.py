@@ -5,7 +5,7 @@ Numpy in and out, by way of `FieldBlocks`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,9 @@ import xarray as xr
 
 from xsuperres.config import of_variable
 from xsuperres.errors import ConfigError, DataError
-from xsuperres.fields.baselines import InputMoments, Scaling, TrainingMoments
+from xsuperres.fields.baselines import InputMoments, Scaling, TrainingMoments, coarse_area
 from xsuperres.fields.checks import check_decoded
+from xsuperres.fields.components import mirror_signs
 from xsuperres.fields.transform import Transform, stacked_offsets
 from xsuperres.material import Material
 from xsuperres.model.artefact import Predictor, Target, Variable
@@ -39,11 +40,12 @@ _NEVER_NEGATIVE = (  # CF standard names
 
 
 def fitted_parts(
-    material: Material, settings: FitSettings
+    material: Material, settings: FitSettings, given: Sequence[Transform] | None = None
 ) -> tuple[tuple[Target, ...], tuple[Predictor, ...], np.ndarray | None]:
     """Return the targets and predictors with all that is fitted in closed form on the training samples.
 
-    The third is (targets, Y, X): the fine cells that were trained on at least once, where some never were.
+    The third is (targets, Y, X): the fine cells that were trained on at least once, where some never were. Transforms
+    are those `given`, of the same kinds as in the settings (fine-tuning).
 
     Raises
     ------
@@ -57,33 +59,41 @@ def fitted_parts(
             "There is 1 training field: a model for a fixed domain learns the mean error of every cell, and would know "
             "this field by heart. Use validation='space' or data={'domain': 'open'}, or more fields."
         )
-    transforms, climatologies = _transforms(material, settings)
+    transforms, climatologies = _transforms(material, settings, given)
     moments, inputs, lowest = _gathered(material, settings, transforms, climatologies)
+    flipped = {index for along in mirror_signs(sources.fields, settings.sampling).values() for index in along}
     targets = []
     for index, da in enumerate(sources.targets):
         scaling, baselines = moments[index].fit(da.name)
-        if settings.sampling.flip_sign:  # mirroring changes the sign of scaled values only if their mean is 0
-            scaling = Scaling(0.0, float(np.hypot(scaling.sd, scaling.mean)))
         targets.append(
             Target(
                 variable=_variable(da, inputs[index].missing),
-                scaling=scaling,
+                scaling=_about_zero(scaling) if index in flipped else scaling,
                 baselines=baselines if fixed else baselines.pooled(),
                 transform=transforms[index],
                 climatology=climatologies[index],
                 bounds=_bounds(da, lowest[index], settings),
+                source=_variable(sources.coarse[index], inputs[index].missing) if sources.coarse else None,
             )
         )
-    predictors = [
-        Predictor(
-            variable=_variable(da, moment.missing),
-            scaling=moment.scaling(da.name),
-            contrast_sd=moment.contrast_sd or 1.0,
+    predictors = []
+    for index, da in enumerate(sources.predictors, start=len(targets)):
+        moment = inputs[index]
+        scaling = moment.scaling(da.name)
+        predictors.append(
+            Predictor(
+                variable=_variable(da, moment.missing),
+                scaling=_about_zero(scaling) if index in flipped else scaling,
+                contrast_sd=moment.contrast_sd or 1.0,
+            )
         )
-        for da, moment in zip(sources.predictors, inputs[len(targets) :], strict=True)
-    ]
     seen = np.stack([moment.count > 0 for moment in moments])
     return tuple(targets), tuple(predictors), None if seen.all() else seen
+
+
+def _about_zero(scaling: Scaling) -> Scaling:
+    """Return the scaling about 0: only then does mirroring change the sign of scaled values too."""
+    return Scaling(0.0, float(np.hypot(scaling.sd, scaling.mean)))
 
 
 def _variable(da: xr.DataArray, had_missing: bool) -> Variable:
@@ -101,8 +111,10 @@ def _bounds(da: xr.DataArray, lowest: float, settings: FitSettings) -> tuple[flo
     return low, high
 
 
-def _transforms(material: Material, settings: FitSettings) -> tuple[list[Transform], list[Any]]:
-    """Return the transform of each target, and the climatologies that anomalies are taken about."""
+def _transforms(
+    material: Material, settings: FitSettings, given: Sequence[Transform] | None
+) -> tuple[list[Transform], list[Any]]:
+    """Return the transform of each target, `given` or its own, and the climatologies that anomalies are taken about."""
     names = [da.name for da in material.sources.targets]
     kinds = [of_variable(settings.data.transform, name) for name in names]
     climatologies: list[Any] = [None] * len(kinds)
@@ -114,10 +126,19 @@ def _transforms(material: Material, settings: FitSettings) -> tuple[list[Transfo
     transforms = []
     for index, kind in enumerate(kinds):
         if kind == "anomaly":
-            climatologies[index] = means[0][index], means[1][index]
+            climatologies[index] = _filled(means[0][index], means[1][index], material)
         unit = float(size[index]) if kind == "log1p" and size[index] > 0 else 1.0
         transforms.append(Transform(None if kind == "anomaly" else kind, unit))
-    return transforms, climatologies
+    return transforms if given is None else list(given), climatologies
+
+
+def _filled(coarse: np.ndarray, fine: np.ndarray, material: Material) -> tuple[np.ndarray, np.ndarray]:
+    """Return climatologies of all cells: where the target never is, the coarse one interpolated, else its mean."""
+    if not np.isfinite(coarse).any():
+        return coarse, fine
+    mean = float(np.nanmean(coarse))
+    fine = np.where(np.isfinite(fine), fine, material.blocks.bicubic(coarse))
+    return np.nan_to_num(coarse, nan=mean), np.nan_to_num(fine, nan=mean)
 
 
 def _means(material: Material) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
@@ -149,7 +170,7 @@ def _gathered(
     inputs = [m.inputs for m in moments] + [InputMoments(radius) for _ in material.sources.predictors]
     shapes = material.grid.coarsen(settings.scale).shape, material.grid.shape
     offsets = stacked_offsets(climatologies, shapes)
-    names = [da.name for da in (*material.sources.targets, *material.sources.predictors)]
+    names = [da.name for da in material.sources.fields]
     lowest = [np.inf] * count
     for index in range(len(blocks)):
         fields = blocks.load(index)
@@ -168,5 +189,5 @@ def _gathered(
             lowest[which] = float(np.min(values, initial=lowest[which], where=np.isfinite(values)))
             moment.add(target[:, which], bicubic[:, which], coarse[:, which])
         for which in range(count, len(inputs)):
-            inputs[which].add(part.inputs[:, which])
+            inputs[which].add(part.inputs[:, which], coarse_area(area, shapes[0]))
     return moments, inputs, lowest

@@ -20,12 +20,13 @@ from xsuperres.config import (
 from xsuperres.errors import ConfigError
 from xsuperres.fields.grid import check_scale
 from xsuperres.fields.times import offsets
-from xsuperres.inference.workers import choose_device
+from xsuperres.inference.devices import choose_device
 from xsuperres.nn.backbones import BACKBONES
 from xsuperres.nn.discriminator import DISCRIMINATORS
-from xsuperres.nn.layers import ACTIVATIONS, ATTENTION, DROPOUT, NORMALIZATION
+from xsuperres.nn.layers import ACTIVATIONS, ATTENTION, DROPOUT, NORMALIZATION, output_activations
 from xsuperres.nn.losses import loss_names
 from xsuperres.nn.upsamplers import UPSAMPLERS
+from xsuperres.training.adversarial import GAMES
 
 __all__ = ["FitSettings"]
 
@@ -72,6 +73,7 @@ class FitSettings:
             seed=_seed(given["seed"]),
         )
         settings._check_names()
+        settings._check_unused(given)
         choose_device(settings.optimization.device)
         if settings.time_window is not None:
             offsets(settings.time_window, settings.data.time_alignment)
@@ -91,11 +93,36 @@ class FitSettings:
             if name is not None:
                 registry.canonical(name)
         loss_names(self.optimization.loss)
+        GAMES.canonical(self.adversarial.loss)
         DISCRIMINATORS.canonical(self.adversarial.discriminator)
+        last = network.output_activation
+        if last is not None and ACTIVATIONS.canonical(last) not in output_activations():
+            raise ConfigError(
+                f"output_activation={last!r} has an upper limit, which fields have not; choose "
+                f"from: {', '.join(map(repr, output_activations()))}, or None."
+            )
         anomaly = "anomaly" in each(self.data.transform)
-        if network.output_activation is not None and anomaly:
+        if last is not None and anomaly:
             raise ConfigError(
                 "output_activation acts on the variable, transform='anomaly' leaves its departures; choose one of them."
+            )
+
+    def _check_unused(self, given: Mapping[str, Any]) -> None:
+        """Refuse settings that would be ignored, or would not do what they say."""
+        game = self.training == "adversarial"
+        if not game and given.get("adversarial") is not None:
+            raise ConfigError(
+                "adversarial= holds settings of training='adversarial', this fit has training='supervised'; choose one."
+            )
+        if game and self.optimization.patience is not None:
+            raise ConfigError(
+                f"patience={self.optimization.patience} waits for a better score, of which adversarial training gives "
+                "up a little for sharper fields; leave it out: the last weights are kept, unless the network collapses."
+            )
+        if self.time_window is None and self.data.time_alignment != DataConfig().time_alignment:
+            raise ConfigError(
+                f"time_alignment={self.data.time_alignment!r} says where the output lies in a time window, this fit "
+                "has none; add time_window=3, or leave it out."
             )
 
     def _with_domain(self) -> FitSettings:

@@ -32,7 +32,8 @@ class AxisPlan:
     """How one axis is tiled: halo in cells before and after, wrap-around, refinement of the output.
 
     `consumed`: the function needs the halo, and returns no cells for it. `count`: how many cells it returns along an
-    axis of one chunk whose cells it mixes.
+    axis of one chunk whose cells it mixes. `copies`: how many blocks are made, one by one, of the only cell of an axis;
+    the origin of their window counts them.
     """
 
     halo: tuple[int, int] = (0, 0)
@@ -40,6 +41,7 @@ class AxisPlan:
     scale: int = 1
     consumed: bool = False
     count: int | None = None
+    copies: int | None = None
 
     def size(self, core: int) -> int:
         """Return how many cells come of `core` cells."""
@@ -104,6 +106,8 @@ def windows(chunks: Sequence[int], plan: AxisPlan) -> list[Window]:
     >>> windows([4, 4], AxisPlan(halo=(1, 1), periodic=True))[0].pieces
     ((1, 3, 4), (0, 0, 4), (1, 0, 1))
     """
+    if plan.copies is not None:
+        return [Window(((0, 0, 1),), copy, 0, 1) for copy in range(plan.copies)]
     size = sum(chunks)
     edges = np.concatenate([[0], np.cumsum(chunks)]).tolist()
     found = []
@@ -192,15 +196,16 @@ def _map_eager(
     if all(len(found) == 1 and len(found[0].pieces) == 1 for found in per_axis):  # nothing to join or to trim
         parts = tuple(found[0] for found in per_axis)
         return function(array, parts, *_beside(along, parts))
-    out = np.empty([plan.size(size) for size, plan in zip(array.shape, plans, strict=True)], dtype)
-    starts = [np.concatenate([[0], np.cumsum(sizes)]).tolist() for sizes in chunks]
+    sizes = [[plan.size(window.core) for window in found] for found, plan in zip(per_axis, plans, strict=True)]
+    out = np.empty([sum(along_axis) for along_axis in sizes], dtype)
+    corners = [np.cumsum([0, *along_axis]).tolist() for along_axis in sizes]
+    starts = [np.cumsum([0, *along_axis]).tolist() for along_axis in chunks]
     for index in itertools.product(*(range(len(found)) for found in per_axis)):
         block, parts = array, tuple(per_axis[axis][at] for axis, at in enumerate(index))
         for axis, window in enumerate(parts):
             block = _take(block, axis, window, starts[axis])
         done = _refined(function, plans, parts, _beside(along, parts), block)
-        corner = [0 if p.count is not None else starts[axis][index[axis]] * p.scale for axis, p in enumerate(plans)]
-        out[tuple(slice(start, start + size) for start, size in zip(corner, done.shape, strict=True))] = done
+        out[tuple(slice(*corners[axis][at : at + 2]) for axis, at in enumerate(index))] = done
     return out
 
 

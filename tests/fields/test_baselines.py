@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from xsuperres.errors import DataError
-from xsuperres.fields.baselines import TrainingMoments
+from xsuperres.fields.baselines import InputMoments, TrainingMoments, coarse_area
 
 SHAPE, STATICS, SAMPLES = (6, 8), 2, 30
 
@@ -54,6 +54,26 @@ def test_scaling_is_the_weighted_mean_and_sd(data, gaps):
     mean = np.average(target[valid], weights=weight)
     assert scaling.mean == pytest.approx(mean, rel=1e-12)
     assert scaling.sd == pytest.approx(np.sqrt(np.average((target[valid] - mean) ** 2, weights=weight)), rel=1e-8)
+
+
+@gaps
+def test_inputs_are_scaled_by_weighted_moments(data, gaps):
+    """Poles have small cells, cells held out none; block by block it is the same."""
+    area, _anomaly, _target, _bicubic, coarse = with_gaps(data) if gaps else data
+    area = coarse_area(area, coarse.shape[1:])
+    area[1, 1] = 0.0
+    moments = InputMoments()
+    for part in np.array_split(coarse, 3):
+        moments.add(part, area)
+    valid = np.isfinite(coarse)
+    weight = np.broadcast_to(area, coarse.shape)[valid]
+    mean = np.average(coarse[valid], weights=weight)
+    scaling = moments.scaling("tas")
+    assert scaling.mean == pytest.approx(mean, rel=1e-12)
+    assert scaling.sd == pytest.approx(np.sqrt(np.average((coarse[valid] - mean) ** 2, weights=weight)), rel=1e-8)
+    assert moments.missing == gaps
+    with pytest.raises(DataError, match="no valid value"):
+        InputMoments().scaling("tas")
 
 
 @gaps

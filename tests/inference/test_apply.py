@@ -10,7 +10,10 @@ import pytest
 import torch
 
 from xsuperres.errors import XSuperResError, XSuperResWarning
-from xsuperres.inference.apply import Frames, apply, bytes_per_cell, prepare, sub_batch
+from xsuperres.inference.apply import apply
+from xsuperres.inference.devices import Execution
+from xsuperres.inference.frames import Frames
+from xsuperres.inference.prepared import bytes_per_cell, prepare, sub_batch
 
 
 def run(prepared, block: np.ndarray, rows: np.ndarray, columns: np.ndarray, **options) -> np.ndarray:
@@ -108,7 +111,7 @@ def test_another_network_can_be_validated_in_the_models_place(make_model):
     toy = make_model()
     other = make_model(seed=4).model.network
     own = run(prepare(toy.model), toy.coarse.values, *everywhere(toy))
-    lent = run(prepare(toy.model, "cpu", other), toy.coarse.values, *everywhere(toy))
+    lent = run(prepare(toy.model, network=other), toy.coarse.values, *everywhere(toy))
     assert np.abs(own - lent).max() > 0.01
     np.testing.assert_array_equal(run(prepare(toy.model), toy.coarse.values, *everywhere(toy)), own)
 
@@ -117,11 +120,13 @@ def test_preparing_for_one_device_leaves_the_others_alone(make_model):
     """The model, and what was prepared for the CPU, stay on the CPU when a second device is used."""
     toy = make_model(seed=11)
     model = replace(toy.model)
-    first = prepare(model, "cpu")
+    first = prepare(model)
     expected = run(first, toy.coarse.values, *everywhere(toy))
     state = {k: v.clone() for k, v in model.network.state_dict().items()}
+    elsewhere = Execution(device="cpu")
+    object.__setattr__(elsewhere, "device", "meta")  # stands for a GPU
     try:
-        prepare(model, "meta")  # stands for a GPU
+        prepare(model, elsewhere)
         assert {p.device.type for p in model.network.parameters()} == {"cpu"}
         np.testing.assert_array_equal(run(first, toy.coarse.values, *everywhere(toy)), expected)
     finally:

@@ -33,6 +33,18 @@ def test_chunks_are_counted(make_model):
     assert rows(coarse.sr.describe())["data"] == "in memory, 3.02 kB"
 
 
+def test_all_variables_of_a_dataset_are_named(make_model):
+    coarse = make_model().coarse
+    ds = xr.Dataset({"tas": coarse, "pr": (coarse * 2.0).astype("float64").assign_attrs(units="mm"), "crs": 0})
+    lines = ds.sr.describe(2).splitlines()
+    assert [line for line in lines if line.startswith("field")] == [
+        "field             tas [K], float32",
+        "field             pr [mm], float64",
+    ]
+    told = rows(ds.sr.describe(2))
+    assert told["data"] == "in memory, 9.07 kB" and told["result"] == "36.3 kB", "of both"
+
+
 def test_as_training_data_without_a_model():
     fine = toy_field(time=2, y=12, x=20)
     told = rows(fine.sr.describe(4))["as training data"]

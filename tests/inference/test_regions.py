@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from xsuperres.config import SamplingConfig
 from xsuperres.inference.regions import in_blocks, region_from, stored_chunk, with_blocks
 from xsuperres.testing import toy_field
 
@@ -94,7 +95,7 @@ FIELD = 128 * 128 * 4
 )
 def test_blocks(coarse, model, chunks, budget, expected):
     given = coarse if chunks is None else coarse.chunk(chunks)
-    fields = in_blocks([given], model, members=None, budget=budget)
+    fields = in_blocks([given], model, budget=budget)
     assert sizes(fields) == expected
     assert all(fields[0].chunksizes[dim] == (32,) for dim in ("lat", "lon"))
     assert chunks is not None or fields[0].elevation.chunks is None
@@ -103,39 +104,40 @@ def test_blocks(coarse, model, chunks, budget, expected):
 
 def test_what_is_good_as_it_is_stays(coarse, model):
     given = coarse.chunk(time=16, lat=16, lon=20)
-    (same,) = in_blocks([given], model, members=None, budget=16 * MIB)
+    (same,) = in_blocks([given], model, budget=16 * MIB)
     assert same.data.name == given.data.name
 
 
-def test_members_and_variables_count(coarse, model):
-    assert sizes(in_blocks([coarse], model, members=4, budget=16 * MIB)) == (8,) * 12
-    assert sizes(in_blocks([coarse, coarse], model, members=None, budget=16 * MIB)) == (16,) * 6
+def test_variables_count(coarse, model):
+    assert sizes(in_blocks([coarse, coarse], model, budget=16 * MIB)) == (16,) * 6
+    assert sizes(in_blocks([coarse, coarse.astype("f8")], model, budget=24 * MIB)) == (16,) * 6
 
 
 def test_other_leading_dims_are_cut_before_time(coarse, model):
     runs = coarse.expand_dims(run=3)
-    (cut,) = in_blocks([runs], model, members=None, budget=16 * MIB)
+    (cut,) = in_blocks([runs], model, budget=16 * MIB)
     assert cut.chunksizes["run"] == (1, 1, 1) and sizes([cut]) == (32, 32, 32)
 
 
 def test_frames_of_windows_stay_together(make_model):
     windowed = make_model(options=(("time_window", 4),)).model
     coarse = toy_field(time=60, y=14, x=18)
-    assert sizes(in_blocks([coarse], windowed, members=None, budget=5000)) == (24, 24, 12)
-    assert sizes(in_blocks([coarse.chunk(time=1)], windowed, members=None, budget=5000)) == (24, 24, 12)
+    assert sizes(in_blocks([coarse], windowed, budget=5000)) == (24, 24, 12)
+    assert sizes(in_blocks([coarse.chunk(time=1)], windowed, budget=5000)) == (24, 24, 12)
 
 
 def test_rows_are_cut_where_one_field_is_too_much(coarse, model, make_model):
-    (cut,) = in_blocks([coarse], model, members=None, budget=FIELD // 2)
+    (cut,) = in_blocks([coarse], model, budget=FIELD // 2)
     rows = cut.chunksizes["lat"]
     assert sizes([cut]) == (1,) * 96 and cut.chunksizes["lon"] == (32,)
     assert max(rows) == max(4 * model.halo, 4) or len(rows) == 1
-    whole = make_model(network=(("attention", "channel"),)).model
+    sampling = SamplingConfig(batch_size=1, patch_size=None)
+    whole = make_model(network=(("attention", "channel"),), options=(("sampling", sampling),)).model
     assert whole.halo is None
-    assert in_blocks([coarse], whole, members=None, budget=1000)[0].chunksizes["lat"] == (32,)
+    assert in_blocks([coarse], whole, budget=1000)[0].chunksizes["lat"] == (32,)
 
 
-def test_only_what_is_lazy_is_brought_into_blocks(coarse):
+def test_only_fields_are_brought_into_blocks(coarse):
     ds = coarse.chunk(time=5).to_dataset().assign(bounds=("lat", np.arange(32)))
     blocks = {"time": 10, "lat": 16, "lon": 32}
     cut = with_blocks(ds, blocks)

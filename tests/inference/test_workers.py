@@ -5,21 +5,20 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
-import threading
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import cloudpickle
 import numpy as np
 import pytest
-import torch
 
 import xsuperres as xsr
-from xsuperres.errors import ConfigError, ModelFileError
+from xsuperres.errors import ModelFileError
 from xsuperres.inference import workers
-from xsuperres.inference.workers import ModelReference, admitted, choose_device, prepared_model, refer
+from xsuperres.inference.devices import ON_CPU, Execution
+from xsuperres.inference.workers import ModelReference, preparations, prepared_model, refer
 from xsuperres.model import table
 
 
@@ -27,6 +26,7 @@ from xsuperres.model import table
 def fresh(monkeypatch, tmp_path):
     """A process that has prepared nothing, with a cache folder of its own."""
     monkeypatch.setattr(workers, "_PREPARED", {})
+    monkeypatch.setattr(workers, "_COUNTS", Counter())
     with xsr.set_options(cache_dir=str(tmp_path / "cache")):
         yield
 
@@ -43,64 +43,71 @@ def forgotten(monkeypatch):
 
 
 @pytest.fixture
-def prepared_devices(monkeypatch):
+def prepared_models(monkeypatch):
     """Count how often models are prepared, slowly enough for threads to meet."""
     calls: list[str] = []
     true_prepare = workers.prepare
 
-    def count(model, device):
-        calls.append(device)
+    def count(model, execution):
+        calls.append(execution)
         time.sleep(0.05)
-        return true_prepare(model, "cpu")
+        return true_prepare(model)
 
     monkeypatch.setattr(workers, "prepare", count)
     return calls
 
 
-def test_a_model_is_prepared_once_whatever_the_number_of_tasks(make_model, prepared_devices):
+def test_a_model_is_prepared_once_whatever_the_number_of_tasks(make_model, prepared_models):
     toy = make_model(coarse=(20, 24))
     lazy = toy.coarse.chunk(time=1, lat=10, lon=12).sr.downscale(toy.model)
     lazy.compute(scheduler="threads", num_workers=6)
     lazy.compute(scheduler="threads", num_workers=6)
     toy.coarse.sr.downscale(toy.model)
-    assert len(prepared_devices) == 1
+    assert len(prepared_models) == 1
 
 
-def test_threads_that_ask_at_once_get_the_same(make_model, prepared_devices):
+def test_threads_that_ask_at_once_get_the_same(make_model, prepared_models):
     reference = refer(make_model().model, to_file=False)
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda _: prepared_model(reference, "cpu"), range(8)))
-    assert len(prepared_devices) == 1 and all(one is found[0] for one in found)
+        found = list(pool.map(lambda _: prepared_model(reference, ON_CPU), range(8)))
+    assert len(prepared_models) == 1 and all(one is found[0] for one in found)
 
 
-def test_each_device_and_each_model_is_prepared_apart(make_model, prepared_devices):
+def test_each_device_and_each_model_is_prepared_apart(make_model, prepared_models):
     first, second = (refer(make_model(seed=seed).model, to_file=False) for seed in (0, 1))
-    one = prepared_model(first, "cpu")
-    assert prepared_model(first, "cuda:0") is not one
-    assert prepared_model(second, "cpu") is not one
-    assert prepared_model(first, "cpu") is one
-    assert prepared_devices == ["cpu", "cuda:0", "cpu"]
+    elsewhere, half = Execution(device="cuda:0"), Execution(device="cpu", precision="bf16")
+    one = prepared_model(first, ON_CPU)
+    assert prepared_model(first, elsewhere) is not one
+    assert prepared_model(first, half) is not one
+    assert prepared_model(second, ON_CPU) is not one
+    assert prepared_model(first, ON_CPU) is one
+    assert prepared_models == [ON_CPU, elsewhere, half, ON_CPU]
+    assert set(preparations().values()) == {1}
 
 
-def test_the_cache_is_bounded(make_model, prepared_devices):
+def test_the_cache_is_bounded(make_model, prepared_models):
     references = [refer(make_model(seed=seed).model, to_file=False) for seed in range(6)]
     for reference in references:
-        prepared_model(reference, "cpu")
+        prepared_model(reference, ON_CPU)
     assert len(workers._PREPARED) == workers._KEPT < 6
-    prepared_model(references[-1], "cpu")
-    assert len(prepared_devices) == 6, "the newest are kept"
-    prepared_model(references[0], "cpu")
-    assert len(prepared_devices) == 7, "the oldest went first"
+    prepared_model(references[-4], ON_CPU)
+    assert len(prepared_models) == 6, "the newest are kept"
+    prepared_model(references[0], ON_CPU)
+    assert len(prepared_models) == 7, "the oldest went first"
+    prepared_model(references[-4], ON_CPU)
+    assert len(prepared_models) == 7, "what was used since is not the oldest"
+    prepared_model(references[-3], ON_CPU)
+    assert len(prepared_models) == 8
 
 
-def test_a_model_brought_to_another_domain_is_another(make_model, prepared_devices):
+def test_a_model_brought_to_another_domain_is_another(make_model, prepared_models):
     toy = make_model(domain="open")
     elsewhere = toy.fine.assign_coords(lon=toy.fine.lon + 40)
     statics = elsewhere.coords.to_dataset()[["elevation", "land_fraction"]].reset_coords()
     toy.coarse.sr.downscale(toy.model)
     elsewhere.sr.coarsen(2).sr.downscale(toy.model, static=statics)
     elsewhere.sr.coarsen(2).sr.downscale(toy.model, static=statics * 2)
-    assert len(prepared_devices) == 3
+    assert len(prepared_models) == 3
 
 
 # references
@@ -158,8 +165,8 @@ def test_neither_process_nor_file_has_it(make_model, tmp_path, forgotten):
     shutil.rmtree(tmp_path / "cache")
     with pytest.raises(ModelFileError, match="neither in this process nor at .*share the cache folder"):
         lazy.compute(scheduler="synchronous")
-    with pytest.raises(ModelFileError, match="keep the model object alive"):
-        prepared_model(ModelReference("0" * 64, None), "cpu")
+    with pytest.raises(ModelFileError, match="Keep the model object alive"):
+        prepared_model(ModelReference("0" * 64, None), ON_CPU)
 
 
 def test_a_file_with_another_model_is_refused(make_model, forgotten):
@@ -168,7 +175,7 @@ def test_a_file_with_another_model_is_refused(make_model, forgotten):
     second.save(reference.path)
     forgotten()
     with pytest.raises(ModelFileError, match="holds another model; delete this file"):
-        prepared_model(reference, "cpu")
+        prepared_model(reference, ON_CPU)
 
 
 def test_a_damaged_file_is_refused(make_model, forgotten, tmp_path):
@@ -179,7 +186,7 @@ def test_a_damaged_file_is_refused(make_model, forgotten, tmp_path):
     path.write_bytes(content)
     forgotten()
     with pytest.raises(ModelFileError, match="altered"):
-        prepared_model(reference, "cpu")
+        prepared_model(reference, ON_CPU)
 
 
 def test_a_failure_is_not_remembered(make_model, forgotten, tmp_path):
@@ -189,9 +196,9 @@ def test_a_failure_is_not_remembered(make_model, forgotten, tmp_path):
     shutil.rmtree(tmp_path / "cache")
     forgotten()
     with pytest.raises(ModelFileError):
-        prepared_model(reference, "cpu")
+        prepared_model(reference, ON_CPU)
     refer(model, to_file=True)
-    assert prepared_model(reference, "cpu").scale == model.scale
+    assert prepared_model(reference, ON_CPU).scale == model.scale
 
 
 def test_a_cache_folder_that_cannot_be_made(make_model, tmp_path):
@@ -209,7 +216,7 @@ def test_a_relative_cache_folder_is_found_from_elsewhere(make_model, forgotten, 
         reference = refer(make_model().model, to_file=True)
     monkeypatch.chdir(tmp_path / "there")
     forgotten()
-    assert prepared_model(reference, "cpu").scale == 2
+    assert prepared_model(reference, ON_CPU).scale == 2
 
 
 def test_eager_downscaling_writes_no_file(make_model, tmp_path):
@@ -233,93 +240,6 @@ def test_other_processes_work_from_the_cache_file(make_model, check):
     lazy = toy.coarse.chunk(time=1, lat=10).sr.downscale(toy.model)
     there = lazy.compute(scheduler="processes", num_workers=2)
     check.same_numbers(there, toy.coarse.sr.downscale(toy.model), toy.model.scaling.sd)
-
-
-# devices
-
-
-def test_auto_is_what_is_there(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert choose_device("auto") == "cpu" == choose_device("cpu")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert choose_device("auto").startswith("cuda")
-
-
-@pytest.mark.parametrize("device", ["gpu", "graphics card", "", "cpu:x"])
-def test_a_device_that_is_none(device):
-    with pytest.raises(ConfigError, match="device must be 'auto', 'cpu'.* or like 'cuda:0'"):
-        choose_device(device)
-
-
-@pytest.mark.parametrize("device", [None, 1.5])
-def test_a_device_that_is_no_text(device, make_model):
-    with pytest.raises(ConfigError, match="device"):
-        make_model().coarse.sr.downscale(make_model().model, device=device)
-
-
-def test_a_gpu_that_is_not_there(monkeypatch, make_model):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    for device in ("cuda", "cuda:0"):
-        with pytest.raises(ConfigError, match="torch sees .*; use device='cpu'"):
-            make_model().coarse.sr.downscale(make_model().model, device=device)
-
-
-def test_a_gpu_too_many(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    assert choose_device("cuda:0") == "cuda:0"
-    with pytest.raises(ConfigError, match="cuda:7"):
-        choose_device("cuda:7")
-
-
-@pytest.mark.parametrize("device", ["mps", "xpu", "meta"])
-def test_other_devices_that_torch_knows_by_name_only(device):
-    """`torch.device` accepts them on any machine; the error must not come from the depth of a task."""
-    with pytest.raises(ConfigError):
-        choose_device(device)
-
-
-# admission
-
-
-def test_blocks_on_the_cpu_share_the_cores(monkeypatch):
-    monkeypatch.setattr(workers, "_ADMISSION", {})
-    monkeypatch.setattr(workers.os, "cpu_count", lambda: 6)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    inside, most, lock = 0, 0, threading.Lock()
-
-    def work(_):
-        nonlocal inside, most
-        with admitted():
-            with lock:
-                inside += 1
-                most = max(most, inside)
-            time.sleep(0.02)
-            with lock:
-                inside -= 1
-
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(work, range(16)))
-    assert most == 2
-
-
-def test_there_is_always_room_for_one(monkeypatch):
-    monkeypatch.setattr(workers, "_ADMISSION", {})
-    monkeypatch.setattr(workers.os, "cpu_count", lambda: None)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
-    with admitted():
-        pass
-
-
-def test_a_task_that_fails_gives_its_place_back(monkeypatch, make_model):
-    monkeypatch.setattr(workers, "_ADMISSION", {})
-    monkeypatch.setattr(workers.os, "cpu_count", lambda: 1)
-    for _ in range(3):
-        with pytest.raises(ZeroDivisionError), admitted():
-            raise ZeroDivisionError
-    toy = make_model()
-    assert np.isfinite(toy.coarse.sr.downscale(replace(toy.model))).all()
 
 
 def test_copies_that_no_graph_has_referred_to_for_a_month_are_deleted(make_model):

@@ -19,11 +19,13 @@ import torch
 import xarray as xr
 
 import xsuperres as xsr
+from xsuperres.config import SamplingConfig
 from xsuperres.errors import ModelFileError
 from xsuperres.fields.baselines import LinearBaselines
 from xsuperres.model.file import FORMAT_VERSION, digest_of, model_from_bytes, model_to_bytes
 from xsuperres.testing import toy_field
 
+FULL_FIELDS = SamplingConfig(batch_size=1, patch_size=None)
 KINDS = {
     "fixed": {},
     "open": {"domain": "open"},
@@ -36,7 +38,7 @@ KINDS = {
     "conv": {"backbone": "conv", "upsampling": "interpolation", "dtype": "float64"},
     "convnext": {"backbone": "convnext", "upsampling": "resize_bicubic", "network": (("attention", "local"),)},
     "unet": {"backbone": "unet", "network": (("normalization", "batch"), ("separable", True), ("dropout", "vanilla"))},
-    "whole domain": {"network": (("attention", "channel"),)},
+    "whole domain": {"network": (("attention", "channel"),), "options": (("sampling", FULL_FIELDS),)},
     "time window": {"options": (("time_window", 2),), "data": (("calendar", True),)},
     "anomaly": {"data": (("transform", "anomaly"), ("valid_min", 200))},
     "logarithm": {"data": (("transform", "log1p"),), "missing": True},

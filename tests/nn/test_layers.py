@@ -10,9 +10,20 @@ from torch.nn import functional as F
 import xsuperres as xsr
 from xsuperres.config import NetworkConfig
 from xsuperres.errors import ConfigError, ModelFileError, UnknownNameError, XSuperResWarning
-from xsuperres.nn.geometry import Chain
-from xsuperres.nn.layers import ATTENTION, DROPOUT, NORMALIZATION, ChannelNorm, attention, dropout, normalization
-from xsuperres.nn.place import Place, at
+from xsuperres.nn.geometry import Block, Chain
+from xsuperres.nn.layers import (
+    ACTIVATIONS,
+    ATTENTION,
+    DROPOUT,
+    NORMALIZATION,
+    ChannelNorm,
+    attention,
+    dropout,
+    normalization,
+    output_activations,
+)
+from xsuperres.nn.place import Place, at, here
+from xsuperres.settings import FitSettings
 from xsuperres.testing import toy_field
 from xsuperres.training.averaging import estimate_statistics
 
@@ -22,6 +33,10 @@ OPTIONS = {
     "progress": False,
     "activate": False,
 }
+
+WHOLE = OPTIONS | {"sampling": {"batch_size": 2, "patch_size": None}}
+SETTINGS = {"scale": 2, "training": "supervised", "backbone": "conv", "upsampling": "subpixel", "network": None}
+SETTINGS |= {"data": None, "sampling": None, "optimization": None, "validation": None, "seed": 0}
 
 
 def fit(da, *, upsampling="subpixel", **network):
@@ -132,7 +147,8 @@ def test_parts_tile_and_are_saved(globe, check, tmp_path, backbone, parts):
 @pytest.mark.parametrize("upsampling", ["interpolation", "subpixel"])
 def test_a_network_that_looks_at_the_whole_domain(globe, check, upsampling, tmp_path):
     """No halo makes its tiles exact: chunks in y and x are merged, with a warning that names the memory."""
-    model, coarse = fit(globe, upsampling=upsampling, attention="channel"), globe.sr.coarsen(2)
+    tiny = {"width": 8, "depth": 1, "head_width": 4, "attention": "channel"}
+    model, coarse = globe.sr.fit(2, upsampling=upsampling, network=tiny, **WHOLE), globe.sr.coarsen(2)
     assert model.halo is None and "whole domain" in repr(model)
     whole = coarse.sr.downscale(model)
     check.same_numbers(coarse.chunk(time=1).sr.downscale(model), whole, model.scaling.sd)
@@ -187,7 +203,94 @@ def test_unknown_parts_list_the_choices(globe, settings, message):
         NetworkConfig(separable="yes")
 
 
+@pytest.mark.parametrize("name", ["sigmoid", "tanh"])
+def test_an_output_with_an_upper_limit_is_refused(globe, name):
+    """It would keep the field within one training error of 0."""
+    with pytest.raises(ConfigError, match=f"output_activation='{name}' has an upper limit.*'relu'.*'softplus', or"):
+        fit(globe, output_activation=name)
+
+
+def test_outputs_without_an_upper_limit():
+    """What grows without end may be an output; a part of one's own too."""
+    assert output_activations() == ["relu", "leaky_relu", "elu", "selu", "gelu", "silu", "softplus"]
+    FitSettings.of(SETTINGS | {"network": {"output_activation": "swish"}})  # an alias
+    ACTIVATIONS.add("hard")(torch.nn.Hardtanh)
+    ACTIVATIONS.add("learnt")(torch.nn.PReLU)
+    try:
+        assert "hard" not in output_activations() and "learnt" in output_activations()
+    finally:
+        ACTIVATIONS._parts.pop("hard"), ACTIVATIONS._parts.pop("learnt")
+
+
 # parts of one's own
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        torch.nn.InstanceNorm2d,
+        lambda width: torch.nn.GroupNorm(2, width),
+        lambda width: torch.nn.Sequential(torch.nn.Identity(), torch.nn.InstanceNorm2d(width, affine=True)),
+    ],
+)
+def test_a_normalisation_over_cells_that_does_not_say_so_is_refused(globe, module):
+    """Chunked would differ from whole."""
+    NORMALIZATION.add("mine")(module)
+    try:
+        with pytest.raises(ConfigError, match=r"'mine' is torch's \w+Norm.*'layer' or 'group'.*global_context=True"):
+            fit(globe, normalization="mine")
+    finally:
+        NORMALIZATION._parts.pop("mine")
+
+
+def test_a_normalisation_over_the_domain_that_says_so(globe, check):
+    """A block with global context: the domain is seen whole, and chunks are merged."""
+
+    @NORMALIZATION.add("mine")
+    class Mine(Block):
+        global_context = True
+
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.ones(width, 1, 1))
+
+        def forward(self, x):
+            domain = x if here() is None else here().domain(x)
+            mean, sd = (f(domain, dim=(-2, -1), keepdim=True) for f in (torch.mean, torch.std))
+            return (x - mean) / (sd + 1e-5) * self.scale
+
+        def needs(self, out):
+            return out
+
+    try:
+        model = globe.sr.fit(2, network={"width": 8, "depth": 1, "normalization": "mine"}, **WHOLE)
+        assert model.halo is None
+        coarse = globe.sr.coarsen(2)
+        whole = coarse.sr.downscale(model)
+        with pytest.warns(XSuperResWarning, match="whole domain"):
+            check.same_numbers(coarse.chunk(lat=12, lon=12).sr.downscale(model), whole, model.scaling.sd)
+    finally:
+        NORMALIZATION._parts.pop("mine")
+
+
+def test_a_normalisation_per_cell_of_ones_own(globe, check):
+    NORMALIZATION.add("mine")(lambda width: torch.nn.Conv2d(width, width, 1, groups=width))
+    try:
+        model = fit(globe, normalization="mine")
+        check.chunked_equals_whole(model, globe.sr.coarsen(2), {"lat": 12, "lon": 12})
+    finally:
+        NORMALIZATION._parts.pop("mine")
+
+
+def test_attention_over_the_domain_learnt_on_patches_is_warned_about(globe):
+    """Means over patches are other numbers than means over the domain."""
+    tiny = {"width": 8, "depth": 1, "head_width": 4, "attention": "channel"}
+    with pytest.warns(XSuperResWarning, match=r"patches of 6 x 6 .*domain of 24 x 36,.*'patch_size': None.*'local'"):
+        globe.sr.fit(2, network=tiny, **OPTIONS)
+    square = toy_field(time=6, y=16, x=16)
+    square.sr.fit(2, network=tiny, **(OPTIONS | {"sampling": {"batch_size": 2, "patch_size": 8}}))
+    with pytest.warns(XSuperResWarning, match=r"patches of 7 x 7 .*domain of 8 x 8"):
+        square.sr.fit(2, network=tiny, **(OPTIONS | {"sampling": {"batch_size": 2, "patch_size": 7}}))
 
 
 def test_a_part_registered_in_a_notebook_is_as_good_as_ours(globe, check, tmp_path):

@@ -199,7 +199,7 @@ def test_without_a_skip_there_is_none(blocks_of, make_model):
 
 def shown_by_inference(monkeypatch, toy, **chunks) -> np.ndarray:
     """Return the coarse channels that inference gives the network, with the halo of each tile cut off."""
-    from xsuperres.inference import apply as inference
+    from xsuperres.inference import frames as inference
     from xsuperres.inference import tile
 
     seen = {}

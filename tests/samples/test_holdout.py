@@ -129,9 +129,11 @@ def test_nothing_is_held_out(validation):
     assert found.training.all() and not found.validation.any() and found.kind == "none"
 
 
-def test_other_data():
-    found = held(times(5), times(2))
-    assert found.training.all() and found.kind == "other data"
+@pytest.mark.parametrize("kind", [xr.DataArray, xr.Dataset])
+def test_other_data(kind):
+    other = times(2) if kind is xr.DataArray else times(2).to_dataset()
+    found = held(times(5), other)
+    assert not found.validation.any() and found.training.all() and found.kind == "other data"
 
 
 @pytest.mark.parametrize("validation", ["spce", 0, 1, 1.5, -0.2, True, [0.2], np.nan, {"time": 3}])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,7 @@ from xsuperres.config import AdversarialConfig, OptimizationConfig
 from xsuperres.errors import ConfigError, ModelFileError, TrainingError, UnknownNameError, XSuperResWarning
 from xsuperres.nn.discriminator import DISCRIMINATORS, DiscriminatorSpec, build_discriminator
 from xsuperres.testing import toy_field
-from xsuperres.training.adversarial import GAMES, AdversarialStep
+from xsuperres.training.adversarial import GAMES, AdversarialStep, Game
 
 TINY = {"width": 5, "depth": 1, "head_width": 4}
 
@@ -32,7 +34,8 @@ def fit(da, scale=2, *, steps=3, **options):
         "progress": False,
         "training": "adversarial",
     }
-    defaults["adversarial"] = {"warm_up": 0.0, "width": 6, "depth": 1} | options.pop("adversarial", {})
+    if options.get("training") != "supervised":
+        defaults["adversarial"] = {"warm_up": 0.0, "width": 6, "depth": 1} | options.pop("adversarial", {})
     defaults["sampling"] = {"batch_size": 2, "patch_size": 6} | options.pop("sampling", {})
     defaults["optimization"] = {"max_steps": steps, "validations": 1} | options.pop("optimization", {})
     return da.sr.fit(scale, **(defaults | options))
@@ -45,14 +48,13 @@ def test_the_losses_of_the_games_against_formulas():
     true, made = torch.tensor([2.0, -0.5, 0.3]), torch.tensor([-1.5, 0.2, 1.4])
     ones, zeros = torch.ones(3), torch.zeros(3)
     cross = F.binary_cross_entropy_with_logits
-    judge, maker = GAMES.get("bce")
-    torch.testing.assert_close(judge(true, made), cross(true, ones) + cross(made, zeros))
-    torch.testing.assert_close(maker(made), cross(made, ones))
-    judge, maker = GAMES.get("hinge")
-    torch.testing.assert_close(judge(true, made), torch.tensor((0 + 1.5 + 0.7) / 3 + (0 + 1.2 + 2.4) / 3))
-    torch.testing.assert_close(maker(made), -made.mean())
-    judge, maker = GAMES.get("wasserstein_gp")
-    torch.testing.assert_close(judge(true, made), made.mean() - true.mean())
+    bce, hinge, wasserstein = (GAMES.get(name) for name in ("bce", "hinge", "wasserstein_gp"))
+    torch.testing.assert_close(bce.judge(true, made), cross(true, ones) + cross(made, zeros))
+    torch.testing.assert_close(bce.maker(made), cross(made, ones))
+    torch.testing.assert_close(hinge.judge(true, made), torch.tensor((0 + 1.5 + 0.7) / 3 + (0 + 1.2 + 2.4) / 3))
+    torch.testing.assert_close(hinge.maker(made), -made.mean())
+    torch.testing.assert_close(wasserstein.judge(true, made), made.mean() - true.mean())
+    assert [bce.penalty, hinge.penalty, wasserstein.penalty] == [False, False, True]
 
 
 @pytest.mark.parametrize("loss", ["bce", "hinge", "wasserstein_gp"])
@@ -161,7 +163,7 @@ def test_the_game_makes_fields_sharper():
     rough = field + xr.DataArray(rng.normal(size=field.shape).astype(np.float32), dims=field.dims) * 1.5
     rough = rough.astype(np.float32).assign_attrs(field.attrs)
     train, test = rough.isel(time=slice(0, 18)), rough.isel(time=slice(18, None))
-    ratio = {}
+    ratio, game = {}, {"adversarial": {"warm_up": 0.2, "weight": 0.3, "width": 24, "noise": 1}}
     for training in ("supervised", "adversarial"):
         model = fit(
             train,
@@ -170,8 +172,8 @@ def test_the_game_makes_fields_sharper():
             steps=250,
             network={"width": 16, "depth": 1, "head_width": 16},
             sampling={"batch_size": 4, "patch_size": 8},
-            adversarial={"warm_up": 0.2, "weight": 0.3, "width": 24, "noise": 1},
             optimization={"learning_rate": 3e-3, "validations": 2},
+            **(game if training == "adversarial" else {}),
         )
         coarse = test.sr.coarsen(4)
         fine = coarse.sr.downscale(model)
@@ -212,6 +214,27 @@ def test_a_game_whose_output_becomes_constant_is_ended(fine, monkeypatch):
     with pytest.warns(XSuperResWarning, match="became constant after"):
         model = fit(fine, steps=20, optimization={"validations": 10})
     assert model.training.steps < 20
+
+
+def test_collapse_is_noticed_after_a_warm_up_too(fine, monkeypatch):
+    """The history of the warm-up has no detail: NaN, which no number is below."""
+    true_call, steps = AdversarialStep.__call__, []
+
+    def flat(self, batch, rate, share):
+        losses = true_call(self, batch, rate, share)
+        steps.append("detail" in losses)
+        return losses | ({"detail": torch.tensor(0.5 if sum(steps) <= 6 else 1e-6)} if steps[-1] else {})
+
+    monkeypatch.setattr(AdversarialStep, "__call__", flat)
+    with pytest.warns(XSuperResWarning, match="became constant after"):
+        model = fit(fine, steps=20, adversarial={"warm_up": 0.3}, optimization={"validations": 10})
+    assert np.isnan(model.history.detail[0]) and model.training.steps < 20
+
+
+def test_patience_with_a_game_is_refused(fine):
+    """Its score is not what it gets better at; counted as stale, a game that goes well would be ended early."""
+    with pytest.raises(ConfigError, match="patience=2 waits for a better score.*leave it out"):
+        fit(fine, optimization={"patience": 2})
 
 
 def test_a_game_that_forgets_what_it_knew_is_ended(fine, monkeypatch):
@@ -259,6 +282,36 @@ def test_a_game_that_fails_at_once_is_an_error(fine):
 def test_settings_of_the_game(fine, given, error, message):
     with pytest.raises(error, match=message):
         fit(fine, adversarial=given)
+
+
+@pytest.mark.parametrize("given", [{}, {"weight": 0.01}, AdversarialConfig()], ids=repr)
+def test_settings_of_a_game_without_one_are_refused(fine, given):
+    with pytest.raises(ConfigError, match="adversarial= holds settings of training='adversarial'.*'supervised'"):
+        fit(fine, training="supervised", adversarial=given)
+
+
+def test_the_settings_of_the_game_are_remembered(fine, tmp_path):
+    model = fit(fine, adversarial={"loss": "bce", "weight": 0.02})
+    assert model.training.settings["adversarial"] == asdict(
+        AdversarialConfig(loss="bce", weight=0.02, warm_up=0.0, width=6, depth=1)
+    )
+    model.save(tmp_path / "model.safetensors")
+    assert xsr.load_model(tmp_path / "model.safetensors").training.settings == model.training.settings
+    assert "adversarial" not in fit(fine, training="supervised").training.settings
+
+
+def test_a_game_of_ones_own_is_as_good_as_ours(fine):
+    GAMES.add("least_squares")(
+        Game(
+            judge=lambda true, made: (true - 1).square().mean() + made.square().mean(),
+            maker=lambda made: (made - 1).square().mean(),
+        )
+    )
+    try:
+        model = fit(fine, adversarial={"loss": "least_squares"})
+        assert np.isfinite(model.history.discriminator_loss).all()
+    finally:
+        GAMES._parts.pop("least_squares")
 
 
 def test_a_config_is_as_good_as_a_dict(fine):

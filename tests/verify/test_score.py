@@ -221,6 +221,71 @@ def test_statics_by_standard_name(truth, fine, model):
     np.testing.assert_allclose(own["static_regression"], expected["static_regression"], rtol=1e-6)
 
 
+def test_statics_in_other_units_than_the_model(truth, open_model):
+    """Coefficients in K per metre, times kilometres, would be a row near bicubic and nothing said."""
+    far = truth.assign_coords(lon=("lon", truth.lon.values + 100, truth.lon.attrs))
+    far = far.assign_coords(elevation=(far.elevation / 1000).assign_attrs(far.elevation.attrs | {"units": "km"}))
+    guess = far.sr.coarsen(2).sr.interpolate(2, like=far)
+    table = score(guess, far, coarse=far.sr.coarsen(2), model=open_model, metrics="rmse")
+    assert table["product"].values.tolist() == ["prediction", "bilinear", "bicubic", "lapse"], "lapse knows kilometres"
+    assert (
+        "no static_regression: static field 'elevation': expected units of 'm' like the model, got 'km'"
+        in (table.attrs["note"])
+    )
+    with pytest.raises(ConfigError, match="got 'km'"):
+        baseline_fields(far.sr.coarsen(2), far, model=open_model, names="static_regression")
+
+
+# Models of explicit pairs.
+
+
+@pytest.fixture(scope="module")
+def forecast(archive):
+    """Return coarse data that are not the coarsened truth: warmer, and noisy."""
+    coarse = archive.sr.coarsen(2).drop_vars(["elevation", "land_fraction"])
+    noise = np.random.default_rng(0).normal(size=coarse.shape).astype(np.float32)
+    return (coarse + 3 + noise).assign_attrs(coarse.attrs).rename("t2m")
+
+
+@pytest.fixture(scope="module")
+def paired_model(archive, forecast):
+    train = slice(0, 6)
+    return forecast[train].sr.fit(target=archive[train], optimization=STEPS, progress=False, activate=False)
+
+
+def test_a_paired_model_is_compared_on_what_it_was_given(truth, forecast, paired_model):
+    """Baselines made of the coarsened truth would have no bias of 3 K and no noise: another problem."""
+    made_from = forecast.isel(time=slice(6, 10))
+    fine = made_from.sr.downscale(paired_model)
+    assert fine.name == "tas"
+    with pytest.raises(ConfigError, match="explicit pairs: pass coarse="):
+        fine.sr.score(truth)
+    table = fine.sr.score(truth, coarse=made_from)
+    assert float(table.bias.sel({"product": "bicubic", "region": "all"})) == pytest.approx(3, abs=0.5)
+    assert abs(float(table.bias.sel({"product": "delta", "region": "all"}))) < 0.5
+    perfect = truth.sr.coarsen(2).sr.interpolate(2, like=truth)
+    with pytest.raises(ConfigError, match="explicit pairs"):
+        perfect.sr.score(truth, model=paired_model)
+
+
+def test_coarse_data_of_pairs_are_brought_onto_blocks():
+    """A forecast on cells of its own, beyond the truth, is scored as it was trained on: by its conservative mean."""
+    globe = toy_field(time=8, y=24, x=48, periodic=True).drop_vars(["elevation", "land_fraction"])
+    fine = globe.isel(lat=slice(4, 20), lon=slice(12, 36))
+    made_from = globe.assign_coords(lon=globe.lon + 0.5 * float(globe.lon[1] - globe.lon[0])).sr.coarsen(4)
+    train, test = slice(0, 6), slice(6, None)
+    model = made_from[train].sr.fit(target=fine[train], optimization=STEPS, progress=False, activate=False)
+    out = made_from[test].sr.downscale(model)
+    truth = fine[test].sel(lat=out.lat, lon=out.lon)
+    table = score(out, truth, coarse=made_from[test], metrics=["rmse", "consistency"])
+    assert {"bicubic", "delta"} <= set(table["product"].values)
+    mirrored_too = score(out, truth, coarse=mirrored(shuffled(made_from[test])), metrics=["rmse", "consistency"])
+    xr.testing.assert_allclose(mirrored_too, table, rtol=1e-6)
+    odd = {"lat": slice(1, 9)}
+    with pytest.raises(GridError):
+        score(out.isel(odd), truth.isel(odd), coarse=made_from[test])
+
+
 def test_model_without_statics(archive, truth):
     plain = archive.drop_vars(["elevation", "land_fraction"]).rename("psl").drop_attrs(deep=False)
     model = plain.isel(time=slice(0, 6)).sr.fit(2, optimization=STEPS, progress=False, activate=False)

@@ -37,6 +37,8 @@ class Archiving(Refining[T], Resampling[T], Accessor[T]):
         seed: int = 0,
         batch_size: int | None = None,
         device: str = "auto",
+        precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32",
+        compile: bool = False,
         mask: Literal["input", "model"] | None = "model",
         resume: bool = True,
         encoding: Mapping[Any, Mapping[str, Any]] | None = None,
@@ -59,8 +61,8 @@ class Archiving(Refining[T], Resampling[T], Accessor[T]):
             By default the active model for this variable and `scale`.
         scale : int, optional
             Required without `model`; must be the model's.
-        static, predictors, members, seed, batch_size, device, mask : optional
-            As for `downscale`. `batch_size` and `device` may differ when a call is gone on with.
+        static, predictors, members, seed, batch_size, device, precision, compile, mask : optional
+            As for `downscale`. A call may be gone on with by another `batch_size`, `device` or `compile`.
         resume : bool
             Go on with the archive of the same run that the store holds, or open it if it is finished. False: refuse
             any store that exists. Nothing is ever deleted.
@@ -100,30 +102,32 @@ class Archiving(Refining[T], Resampling[T], Accessor[T]):
         >>> fine.shape, fine.chunks is not None
         ((6, 16, 24), True)
         """
-        from xsuperres.fields.checks import check_values
+        from xsuperres.fields.checks import check_values, is_lazy
         from xsuperres.fields.predictors import named_predictors
         from xsuperres.inference.chunked import _check_missing, downscale
+        from xsuperres.inference.devices import Execution
         from xsuperres.inference.identity import encoding_text, identify
         from xsuperres.inference.regions import in_blocks
         from xsuperres.inference.store import open_archive, place_of, region_budget, write_archive
 
         place, budget = place_of(store, storage_options), region_budget(memory_budget)
-        chosen = self._model(model, scale)
-        fields = self._fields(chosen.names)
+        chosen, execution = self._model(model, scale), Execution(device=device, precision=precision, compile=compile)
+        fields = self._fields(chosen.input_names)
         for da in fields:
             check_values(da)
-        _check_missing(fields, replace(chosen, predictors=()))  # while they are in memory, if they are
+        if not any(is_lazy(da) for da in fields):  # what is refused while it is in memory
+            execution.chosen()
+            _check_missing(fields, replace(chosen, predictors=()))
         options: dict[str, Any] = {"static": static, "predictors": predictors, "members": members, "seed": seed}
-        options |= {"batch_size": batch_size, "device": device, "mask": mask}
-        coarse = in_blocks(fields, chosen, members=members, budget=budget)
-        results = downscale(coarse, chosen, **options)
-        result = self._returned([made.rename(da.name) for made, da in zip(results, fields, strict=True)])
-        fine = type(self)(result).with_bounds()
-        fine = fine.assign_attrs({**(result.attrs if isinstance(result, xr.Dataset) else {}), **fine.attrs})
-        random = {} if members is None else {"members": int(members), "seed": int(seed)}
-        settings = {"scale": chosen.scale, "mask": mask, "encoding": encoding_text(encoding), **random}
+        options |= {"batch_size": batch_size, "execution": execution, "mask": mask}
+        results = downscale(in_blocks(fields, chosen, budget=budget), chosen, **options)
+        kept = self._returned(results)
+        fine = type(self)(kept).with_bounds()
+        fine = fine.assign_attrs({**(kept.attrs if isinstance(kept, xr.Dataset) else {}), **fine.attrs})
+        settings = {"scale": chosen.scale, "mask": mask, "precision": precision, "encoding": encoding_text(encoding)}
+        settings |= {} if members is None else {"members": int(members), "seed": int(seed)}
         run = identify(fine, fields, named_predictors(predictors).values(), settings)
         how: dict[str, Any] = {"resume": resume, "encoding": encoding, "budget": budget, "progress": progress}
         write_archive(place, fine, run, **how)
         opened = open_archive(place)
-        return self._returned([opened[da.name or "field"].rename(da.name) for da in fields])
+        return self._returned([opened[da.name or "field"].rename(da.name) for da in results])

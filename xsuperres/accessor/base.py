@@ -6,7 +6,7 @@ An accessor stores its object and nothing else: xarray drops it with the object.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any, Generic, TypeVar
 
 import xarray as xr
@@ -31,8 +31,15 @@ class Accessor(ABC, Generic[T]):
         """Return fields, in the order of the last names asked for, as an object of the same kind."""
 
     @abstractmethod
-    def _like(self, names: Iterable[Any], data: T | None) -> list[Any]:
-        """Return the fields of other data that belong to the object's, None for each where there are no data."""
+    def _beside(self) -> dict[Hashable, xr.Variable]:
+        """Return the variables beside the fields that results keep."""
+
+    @abstractmethod
+    def _like(self, names: Iterable[Any], data: T | None, what: str) -> list[Any]:
+        """Return the fields of other data that belong to the object's, None for each where there are no data.
+
+        Other data are of the same kind as the object, those of Datasets have the same names.
+        """
 
     @abstractmethod
     def _joined(self, tables: Sequence[xr.Dataset]) -> xr.Dataset:

@@ -44,7 +44,7 @@ class Refining(Accessor[T]):
         optimization: OptimizationConfig | Mapping[str, Any] | None = None,
         adversarial: AdversarialConfig | Mapping[str, Any] | None = None,
         init: SRModel | str | os.PathLike[str] | None = None,
-        validation: float | slice | str | T | None = 0.2,
+        validation: float | slice | str | xr.DataArray | xr.Dataset | None = 0.2,
         seed: int = 0,
         activate: bool = True,
         progress: bool = True,
@@ -61,8 +61,10 @@ class Refining(Accessor[T]):
             Fine cells per coarse cell along each horizontal axis, at least 2; must divide the grid. With `target` it is
             found out.
         target : DataArray or Dataset, optional
-            Fine data of the same times. Where coarse cells are not blocks of its cells, the coarse data are brought
-            onto blocks conservatively, in `downscale` too; coarse data beyond its domain are context.
+            Fine data of the same times. Times, members and the variables of Datasets belong together by label; a
+            DataArray may have another name, which the results of `downscale` then bear. Where coarse cells are not
+            blocks of its cells, the coarse data are brought onto blocks conservatively, in `downscale` too; coarse data
+            beyond its domain are context.
         static : Dataset, DataArray or list of str, optional
             Static fields on this grid. By default the 2-D coordinates with a CF standard name of one
             (surface_altitude, land_area_fraction, ...).
@@ -81,8 +83,9 @@ class Refining(Accessor[T]):
         init : SRModel or path, optional
             Start from this model's weights and scaling (fine-tuning).
         validation : float, slice, DataArray or Dataset, "space" or None
-            What is held out for early stopping: a fraction in blocks of time, a period, other data, or a stretch of
-            the domain, a halo apart. "space" makes a model for other domains.
+            What is held out for early stopping: a fraction in blocks of time, a period, other fine data (a Dataset of
+            all variables and predictors; without `target` only), or a stretch of the domain, a halo apart. "space"
+            makes a model for other domains.
         seed : int
             Same seed and step or epoch budget, same weights, bit for bit on CPU.
         activate : bool
@@ -117,7 +120,7 @@ class Refining(Accessor[T]):
         from xsuperres.settings import FitSettings
 
         fields = self._fields()
-        others = None if target is None else type(self)(target)._fields()
+        others = None if target is None else self._like([da.name for da in fields], target, "target")
         sources = Sources.of(fields, others, predictors)
         parts = {"training": training, "time_window": time_window, "backbone": backbone, "upsampling": upsampling}
         ways: dict[str, Any] = {"network": network, "data": data, "sampling": sampling, "optimization": optimization}
@@ -137,6 +140,8 @@ class Refining(Accessor[T]):
         seed: int = 0,
         batch_size: int | None = None,
         device: str = "auto",
+        precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32",
+        compile: bool = False,
         mask: Literal["input", "model"] | None = "model",
     ) -> T:
         """Apply a model to these coarse data.
@@ -158,15 +163,22 @@ class Refining(Accessor[T]):
         batch_size : int, optional
             Fields that go through the network at once.
         device : str
-            "auto", "cpu", "cuda", "cuda:1".
+            "auto", "cpu", "cuda", "cuda:1"; of lazy data it is chosen where they are computed. Of several GPUs each
+            process on a host takes another.
+        precision : {"fp32", "tf32", "bf16", "fp16"}
+            Of the network's arithmetic; "tf32" and "fp16" on GPUs only. Those other than "fp32" are faster, and
+            differ from it by up to 0.02 training standard deviations.
+        compile : bool
+            Whether torch compiles the network, which takes tens of seconds in each process.
         mask : {"input", "model", None}
             Result is NaN where the coarse cell is; "model" also where the training target always was; None: nowhere.
 
         Returns
         -------
         DataArray or Dataset
-            Same dims, horizontal sizes times `scale`, units and attributes unchanged; lazy if dask-backed. Chunked
-            in any way it equals the whole within 1e-5 training standard deviations.
+            Same dims, horizontal sizes times `scale`, dtype, units and attributes unchanged; lazy if dask-backed.
+            Chunked in any way it equals the whole within 1e-5 training standard deviations. A model of explicit pairs
+            makes of its coarse variable the target: the result has the target's name, units, standard and long name.
 
         Raises
         ------
@@ -174,11 +186,13 @@ class Refining(Accessor[T]):
             If there is no such model, or grid, units or static fields do not fit.
         """
         from xsuperres.inference.chunked import downscale
+        from xsuperres.inference.devices import Execution
 
         chosen = self._model(model, scale)
         options: dict[str, Any] = {"static": static, "predictors": predictors, "members": members, "seed": seed}
-        options |= {"batch_size": batch_size, "device": device, "mask": mask}
-        return self._returned(downscale(self._fields(chosen.names), chosen, **options))
+        execution = Execution(device=device, precision=precision, compile=compile)
+        options |= {"batch_size": batch_size, "execution": execution, "mask": mask}
+        return self._returned(downscale(self._fields(chosen.input_names), chosen, **options))
 
     def _model(self, model: SRModel | str | os.PathLike[str] | None, scale: int | None) -> SRModel:
         from xsuperres.errors import ConfigError
@@ -229,4 +243,4 @@ class Refining(Accessor[T]):
             chosen = None if scale is None and model is None else self._model(model, scale)
         except NoModelError:
             chosen = None
-        return describe(self._fields()[0], scale, chosen)
+        return describe(self._fields(), scale, chosen)

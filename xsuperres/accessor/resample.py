@@ -92,5 +92,5 @@ class Resampling(Accessor[T]):
         """
         from xsuperres.fields.labels import with_bounds
 
-        parts = [with_bounds(da) for da in self._fields()]
+        parts = [with_bounds(da, self._beside()) for da in self._fields()]
         return xr.merge(parts, combine_attrs="override", compat="identical", join="exact")

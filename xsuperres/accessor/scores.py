@@ -40,11 +40,11 @@ class Scoring(Accessor[T]):
 
         Parameters
         ----------
-        truth : DataArray
+        truth : DataArray or Dataset
             On the cells and times of this field, in any orientation, order of dims or longitude convention.
-        coarse : DataArray, optional
+        coarse : DataArray or Dataset, optional
             What this field was made from. By default the area-weighted coarsening of the truth (perfect prognosis
-            only).
+            only); for a model of explicit pairs it is brought onto blocks of the truth's cells, as at training.
         model : SRModel or path, optional
             By default the model whose digest this field bears (attribute ``xsuperres_model``), if loaded in this
             process.
@@ -74,8 +74,8 @@ class Scoring(Accessor[T]):
         Raises
         ------
         XSuperResError
-            If grids, times or units differ, the scale is not known, a name is unknown, or a baseline that was asked
-            for is not defined here.
+            If grids, times or units differ, the scale is not known, a name is unknown, a baseline that was asked for
+            is not defined here, or a model of explicit pairs is scored without `coarse`.
 
         Examples
         --------
@@ -93,7 +93,7 @@ class Scoring(Accessor[T]):
         chosen = load_model(model) if isinstance(model, (str, os.PathLike)) else model
         options: dict[str, Any] = {"model": chosen, "baselines": baselines, "metrics": metrics, "dim": dim}
         names = [da.name for da in self._fields()]
-        truths, coarses = (self._like(names, data) for data in (truth, coarse))
+        truths, coarses = (self._like(names, data, what) for what, data in (("truth", truth), ("coarse", coarse)))
         tables = [
             score(da, true, coarse=made_from, **options)
             for da, true, made_from in zip(self._fields(), truths, coarses, strict=True)

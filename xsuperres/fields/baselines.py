@@ -20,14 +20,17 @@ import numpy as np
 from xsuperres.errors import DataError
 from xsuperres.fields.channels import contrast
 
-__all__ = ["LAPSE_RATE", "InputMoments", "LinearBaselines", "Scaling", "TrainingMoments"]
+__all__ = ["LAPSE_RATE", "InputMoments", "LinearBaselines", "Scaling", "TrainingMoments", "coarse_area"]
 
 LAPSE_RATE = -6.5e-3  # K m-1, ICAO standard atmosphere
 
 
 @dataclass(frozen=True)
 class Scaling:
-    """Training mean and standard deviation of the variable, in its units, area-weighted."""
+    """Training mean and standard deviation of a variable, area-weighted; of targets in transformed units.
+
+    A variable that mirroring gives another sign is scaled about 0.
+    """
 
     mean: float
     sd: float
@@ -66,7 +69,7 @@ class LinearBaselines:
 
 
 class InputMoments:
-    """Sums over the coarse values of one variable, cell by cell alike: they only set a scale.
+    """Area-weighted sums over the coarse values of one variable.
 
     Parameters
     ----------
@@ -75,27 +78,27 @@ class InputMoments:
     """
 
     def __init__(self, contrast_radius: int = 0) -> None:
-        self.contrast_radius, self.count = contrast_radius, 0
-        self.sum = self.squares = self.contrast_squares = 0.0
+        self.contrast_radius = contrast_radius
+        self.weight = self.sum = self.squares = self.contrast_squares = 0.0
         self.missing = False
 
-    def add(self, coarse: np.ndarray) -> None:
-        """Add fields (n, y, x); NaN is missing."""
+    def add(self, coarse: np.ndarray, area: np.ndarray) -> None:
+        """Add fields (n, y, x) on cells of an area (y, x), 0 for those held out; NaN is missing."""
         import torch
 
         values = torch.from_numpy(np.ascontiguousarray(coarse, dtype=np.float64))
         valid = torch.isfinite(values)
-        known = values[valid]
-        self.count += known.numel()
-        self.sum += float(known.sum())
-        self.squares += float(known.square().sum())
-        self.contrast_squares += float(contrast(values, valid, self.contrast_radius).square().sum())
+        weight, known = torch.from_numpy(area) * valid, values.where(valid, 0)
+        self.weight += float(weight.sum())
+        self.sum += float((weight * known).sum())
+        self.squares += float((weight * known.square()).sum())
+        self.contrast_squares += float((weight * contrast(values, valid, self.contrast_radius).square()).sum())
         self.missing = self.missing or not bool(valid.all())
 
     @property
     def contrast_sd(self) -> float:
         """Standard deviation of the contrast."""
-        return float(np.sqrt(self.contrast_squares / max(1, self.count)))
+        return float(np.sqrt(self.contrast_squares / self.weight)) if self.weight else 0.0
 
     def scaling(self, name: object) -> Scaling:
         """Return mean and standard deviation.
@@ -105,13 +108,25 @@ class InputMoments:
         DataError
             If no value is valid, or the variable is constant.
         """
-        if not self.count:
+        if not self.weight:
             raise DataError(f"{name!r} has no valid value to train on: every cell is NaN; check the selection.")
-        mean = self.sum / self.count
-        variance = self.squares / self.count - mean**2
+        mean = self.sum / self.weight
+        variance = self.squares / self.weight - mean**2
         if not variance > 1e-12 * max(1e-12, mean**2):
             raise DataError(f"{name!r} is constant ({mean:g}) on the training samples; nothing can be learnt from it.")
         return Scaling(mean, float(np.sqrt(variance)))
+
+
+def coarse_area(area: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Return the areas of coarse cells, `shape` of them, from those of fine ones.
+
+    Examples
+    --------
+    >>> coarse_area(np.ones((4, 6)), (2, 3))[0]
+    array([4., 4., 4.])
+    """
+    ny, nx = shape
+    return area.reshape(ny, area.shape[0] // ny, nx, area.shape[1] // nx).sum(axis=(1, 3))
 
 
 class TrainingMoments:
@@ -155,7 +170,7 @@ class TrainingMoments:
             self.coarse_sum, self.coarse_count = np.zeros(coarse.shape[1:]), np.zeros(coarse.shape[1:])
         self.coarse_sum += np.where(present, coarse, 0.0).sum(axis=0, dtype=np.float64)
         self.coarse_count += present.sum(axis=0)
-        self.inputs.add(coarse)
+        self.inputs.add(coarse, coarse_area(self.area, coarse.shape[-2:]))
 
     def fit(self, name: object = "the data") -> tuple[Scaling, LinearBaselines]:
         """Return scaling statistics and baselines.

@@ -18,7 +18,7 @@ from xsuperres.fields.transform import Transform
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Channels", "CoarsePlanes", "channel_counts", "contrast"]
+__all__ = ["Channels", "CoarsePlanes", "channel_counts", "contrast", "masked_channels"]
 
 
 def channel_counts(
@@ -33,6 +33,20 @@ def channel_counts(
     """
     coarse = targets + predictors + targets * fixed + CALENDAR_FEATURES * calendar + masks
     return coarse, 2 * statics + targets * fixed
+
+
+def masked_channels(
+    masked: Sequence[int], *, fixed: bool, targets: int = 1, predictors: int = 0
+) -> tuple[tuple[int, ...], ...]:
+    """Return the coarse channels that are made from each masked variable, in the order of `Channels.coarse`.
+
+    Examples
+    --------
+    >>> masked_channels((0, 2), fixed=True, targets=2, predictors=1)
+    ((0, 3), (2,))
+    """
+    anomalies = targets + predictors  # the first of them, one a target
+    return tuple((index, anomalies + index) if fixed and index < targets else (index,) for index in masked)
 
 
 def contrast(values: Tensor, valid: Tensor, radius: int) -> Tensor:

@@ -5,6 +5,7 @@ Labelled arrays in and out; lazy.
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -32,7 +33,7 @@ def attach(
     coordinates too (they belong to one format, and fail in another), and the digest of a model that made the source.
     """
     attrs = {name: value for name, value in source.attrs.items() if not str(name).startswith("xsuperres_")}
-    out = xr.DataArray(data, dims=dims, name=source.name, attrs=attrs)
+    out = xr.DataArray(data, dims=dims, attrs=attrs).rename(source.name)  # name=None would be that of a dask array
     kept = {
         name: _portable(coordinate.variable)
         for name, coordinate in source.coords.items()
@@ -109,10 +110,13 @@ def _turned(fine: Grid, coarse: Grid, stored: Grid) -> xr.Dataset:
     return fine.coords.assign_coords({fine.x.name: values.copy(data=turned)})
 
 
-def with_bounds(da: xr.DataArray) -> xr.Dataset:
-    """Return `da` as a Dataset with the bounds of its cells; see `SuperResolutionAccessor.with_bounds`."""
+def with_bounds(da: xr.DataArray, beside: Mapping[Hashable, xr.Variable] | None = None) -> xr.Dataset:
+    """Return `da` as a Dataset with the bounds of its cells; see `SuperResolutionAccessor.with_bounds`.
+
+    `beside` holds other variables to keep, such as the bounds of times.
+    """
     grid = grid_of(da)
-    ds = da.copy(deep=False).to_dataset(name=da.name or "field")
+    ds = da.copy(deep=False).to_dataset(name=da.name or "field").assign(beside or {})
     ds = ds.assign_coords({name: _without_lost_cells(c.variable, ds) for name, c in ds.coords.items()})
     for axis in (grid.y, grid.x):
         name = f"{axis.name}_bnds"

@@ -9,6 +9,7 @@ import logging
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -16,6 +17,7 @@ import xarray as xr
 from xsuperres.errors import DataError, GridError, XSuperResWarning
 from xsuperres.fields.axes import Axis
 from xsuperres.fields.grid import Grid, Location, find_axes, grid_of
+from xsuperres.fields.matching import check_unique, in_step, matched
 from xsuperres.fields.regrid import overlap_weights, regrid
 from xsuperres.fields.resample import coarsen
 
@@ -75,11 +77,11 @@ def paired(coarse: Sequence[xr.DataArray], fine: Sequence[xr.DataArray], scale: 
     Raises
     ------
     DataError
-        If no time is common to both.
+        If no time is common to both, or their dims and labels do not match; see `xsuperres.fields.matching`.
     GridError
         If the coarse data do not cover a block of fine cells.
     """
-    coarse, fine = _joined(list(coarse), list(fine))
+    coarse, fine = _joined(list(coarse), matched(coarse[0], fine))
     source, inner = grid_of(coarse[0]), grid_of(fine[0])
     kept = {axis.dim: _blocks(axis, outer, scale) for axis, outer in ((inner.y, source.y), (inner.x, source.x))}
     fine = [da.isel({dim: _stored(axis, kept[dim]) for dim, axis in _axes(inner)}) for da in fine]
@@ -120,10 +122,13 @@ def _axes(grid: Grid) -> list[tuple[str, Axis]]:
 def _joined(coarse: list[xr.DataArray], fine: list[xr.DataArray]) -> tuple[list[xr.DataArray], list[xr.DataArray]]:
     """Return the fields at the times that both have."""
     outer, inner = find_axes(coarse[0]).time, find_axes(fine[0]).time
-    if outer is None or inner is None or outer not in coarse[0].indexes or inner not in fine[0].indexes:
+    if outer is None or inner is None:
         return coarse, fine
+    if outer not in coarse[0].indexes or inner not in fine[0].indexes:
+        return coarse, in_step(coarse[0], fine, outer, inner)
     fine = [da.rename({inner: outer}) if inner != outer else da for da in fine]
     times = coarse[0].indexes[outer], fine[0].indexes[outer]
+    check_unique(*times, outer)
     common = times[0].intersection(times[1])
     if not len(common):
         raise DataError(
@@ -183,9 +188,11 @@ def _margin(inner: Grid, source: Grid, scale: int, reach: int) -> tuple[int, int
         return 0, 0, 0, 0
     sides = []
     for axis, outer in ((inner.y, source.y), (inner.x, source.x)):
-        blocks = axis.coarsen(scale)
+        blocks, most = axis.coarsen(scale), reach
+        if axis.kind == "longitude":  # together no full turn
+            most = min(reach, max(0, int(360.0 / blocks.spacing + _TOLERANCE) - blocks.size - 1) // 2)
         for step in (-1, 1):
-            sides.append(0 if axis.periodic else _context(blocks, outer, step, reach))
+            sides.append(0 if axis.periodic else _context(blocks, outer, step, most))
     return sides[0], sides[1], sides[2], sides[3]
 
 
@@ -237,7 +244,9 @@ def _warn_unless_synchronous(coarse: xr.DataArray, fine: xr.DataArray, scale: in
     axis = true.get_axis_num(time)
     values = [_departures(np.asarray(da.values, np.float64), made, time, axis) for da in (made, true)]
     valid = np.isfinite(values[0]) & np.isfinite(values[1])
-    a, b = (v[valid] - v[valid].mean() if valid.any() else v[valid] for v in values)
+    if not valid.any():
+        return  # one time per calendar month is all season
+    a, b = (v[valid] - v[valid].mean() for v in values)
     size = float(np.sqrt((a**2).sum() * (b**2).sum()))
     found = float((a * b).sum()) / size if size > 0 else 0.0
     if found < _SYNCHRONOUS:
@@ -251,14 +260,17 @@ def _warn_unless_synchronous(coarse: xr.DataArray, fine: xr.DataArray, scale: in
 
 
 def _departures(values: np.ndarray, da: xr.DataArray, time: str, axis: int) -> np.ndarray:
-    """Return values less the mean of each cell and calendar month."""
+    """Return values less the mean of each cell and calendar month, NaN for months of a single time."""
     months = da[time].dt.month.values if hasattr(da[time], "dt") and da[time].dtype.kind in "MO" else None
     groups = np.zeros(da.sizes[time], int) if months is None else months
-    out = values.copy()
+    out = np.full_like(values, np.nan)
     for month in np.unique(groups):
-        index = [slice(None)] * values.ndim
-        index[axis] = groups == month
+        chosen = groups == month
+        if chosen.sum() < 2:
+            continue
+        index: list[Any] = [slice(None)] * values.ndim
+        index[axis] = chosen
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # cells without data
-            out[tuple(index)] -= np.nanmean(values[tuple(index)], axis=axis, keepdims=True)
+            out[tuple(index)] = values[tuple(index)] - np.nanmean(values[tuple(index)], axis=axis, keepdims=True)
     return out

@@ -14,6 +14,7 @@ from xsuperres.errors import DataError
 from xsuperres.fields.checks import check_values
 from xsuperres.fields.grid import Grid, find_axes
 from xsuperres.fields.regrid import regrid
+from xsuperres.fields.variables import numeric_names
 
 __all__ = ["PredictorsLike", "named_predictors", "on_coarse"]
 
@@ -33,7 +34,7 @@ def named_predictors(given: PredictorsLike | None) -> dict[str, xr.DataArray]:
     for part in parts:
         if not isinstance(part, (xr.Dataset, xr.DataArray)):
             raise DataError(f"predictors= takes Datasets and DataArrays, got {type(part).__name__}.")
-        fields = part.data_vars.values() if isinstance(part, xr.Dataset) else [part]
+        fields = [part[name] for name in numeric_names(part)] if isinstance(part, xr.Dataset) else [part]
         for da in fields:
             if da.name is None or str(da.name) in found:
                 raise DataError(f"Predictors need names of their own, got {da.name!r}; use .rename(...).")
@@ -80,6 +81,11 @@ def _at(da: xr.DataArray, dim: str, like: xr.DataArray) -> xr.DataArray:
             )
         return da
     wanted, index = like.indexes[dim], da.indexes[dim]
+    if not index.is_unique:
+        raise DataError(
+            f"Predictor {da.name!r} repeats values of {dim!r}, the first {index[index.duplicated()][0]}; drop them: "
+            f".drop_duplicates({dim!r})."
+        )
     where = index.get_indexer(wanted)
     if (where < 0).any():
         lost = wanted[where < 0]

@@ -64,14 +64,14 @@ def stacked_offsets(
     Parameters
     ----------
     climatologies : sequence of (coarse, fine) or None
-        Of each target; NaN where there are no data.
+        Of each target, in every cell.
     shapes : tuple
         Of the coarse and the fine grid.
     """
     if all(pair is None for pair in climatologies):
         return None
     pairs = [(np.zeros(shapes[0]), np.zeros(shapes[1])) if pair is None else pair for pair in climatologies]
-    coarse, fine = (np.nan_to_num(np.stack([pair[which] for pair in pairs])) for which in (0, 1))
+    coarse, fine = (np.stack([pair[which] for pair in pairs]) for which in (0, 1))
     return coarse, fine
 
 

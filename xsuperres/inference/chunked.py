@@ -25,11 +25,12 @@ from xsuperres.fields.resample import fine_index
 from xsuperres.fields.stack import check_together
 from xsuperres.fields.static import StaticLike
 from xsuperres.inference.apply import Mask
+from xsuperres.inference.devices import Execution
 from xsuperres.inference.domain import bind
 from xsuperres.inference.layout import Layout
 from xsuperres.inference.tile import Tile
-from xsuperres.inference.workers import choose_device, refer
-from xsuperres.model.artefact import SRModel
+from xsuperres.inference.workers import refer
+from xsuperres.model.artefact import SRModel, Target
 from xsuperres.options import current_options
 
 __all__ = ["downscale"]
@@ -46,16 +47,18 @@ def downscale(
     members: int | None = None,
     seed: int = 0,
     batch_size: int | None = None,
-    device: str = "auto",
+    execution: Execution | None = None,
     mask: Mask = "model",
 ) -> list[xr.DataArray]:
     """Apply `model` to coarse fields, one per target; see `SuperResolutionAccessor.downscale`."""
-    _check_settings(model, members, batch_size, device, mask)
+    execution = execution or Execution()
+    _check_settings(model, members, seed, batch_size, mask)
     for da, target in zip(fields, model.targets, strict=True):
         check_values(da)
-        check_units(da, target.variable.units, what="downscale")
-        check_variable(da, target.variable.name, target.variable.standard_name)
+        check_units(da, target.coarse.units, what="downscale")
+        check_variable(da, target.coarse.name, target.coarse.standard_name)
     check_together(fields)
+    fields = [_as_target(da, target) for da, target in zip(fields, model.targets, strict=True)]
     fields = fields if static is not None else _brought(fields, model)
     first = fields[0]
     coarse = grid_of(first)
@@ -64,14 +67,17 @@ def downscale(
     _check_missing([*fields, *shown], bound)
     layout = Layout.of(fields, shown, bound, coarse, members)
     lazy = is_lazy(layout.values)
+    if not lazy:
+        execution.chosen()  # a lazy result may be computed where there are other devices
     tile = Tile(
         reference=refer(bound, to_file=lazy),
         first=(int(location.rows[0]), int(location.columns[0])),
         period=bound.coarse_grid.x.size,
         width=coarse.x.size,
         stacked=layout.stacked,
+        order=layout.order,
         seed=None if members is None else seed,
-        device=device,
+        execution=execution,
         batch_size=batch_size,
         mask=mask,
         memory_budget=current_options().memory_budget,
@@ -84,6 +90,15 @@ def downscale(
         _labelled(layout.like(da), part[(..., *cut)], layout.dims, coarse, fine, bound, fine_location)
         for da, part in zip(fields, layout.parts(data), strict=True)
     ]
+
+
+def _as_target(da: xr.DataArray, target: Target) -> xr.DataArray:
+    """Return a coarse field with the labels of what it becomes: of explicit pairs those of the target."""
+    if target.source is None:
+        return da
+    told = {name: getattr(target.variable, name) for name in ("units", "standard_name", "long_name")}
+    named = da.rename(target.variable.name or da.name)
+    return named.assign_attrs({name: value for name, value in told.items() if value is not None})
 
 
 def _inside(model: SRModel, location: Location) -> tuple[Location, tuple[slice, ...]]:
@@ -132,19 +147,20 @@ def _brought(fields: Sequence[xr.DataArray], model: SRModel) -> Sequence[xr.Data
     return [regrid(da, target, method="conservative").isel(turned) for da in fields]
 
 
-def _check_settings(model: SRModel, members: int | None, batch_size: int | None, device: str, mask: Mask) -> None:
+def _check_settings(model: SRModel, members: int | None, seed: int, batch_size: int | None, mask: Mask) -> None:
     if mask not in ("input", "model", None):
         raise ConfigError(f"mask must be 'input', 'model' or None, got {mask!r}.")
-    for name, value in (("batch_size", batch_size), ("members", members)):
-        whole = isinstance(value, Integral) and not isinstance(value, bool)
-        if value is not None and (not whole or value < 1):
-            raise ConfigError(f"{name} must be a whole number of at least 1, got {value!r}.")
+    given = {"seed": (seed, 0), "batch_size": (batch_size, 1), "members": (members, 1)}
+    for name, (value, least) in given.items():
+        if value is None and name != "seed":
+            continue
+        if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+            raise ConfigError(f"{name} must be a whole number of at least {least}, got {value!r}.")
     if members is not None and not model.network.is_random:
         raise ConfigError(
             f"members={members} needs a network with randomness: trained with dropout (network={{'dropout': ...}}) or "
             "noise (adversarial={'noise': ...}); this one has neither."
         )
-    choose_device(device)
 
 
 def _check_missing(fields: Sequence[xr.DataArray], model: SRModel) -> None:
@@ -154,7 +170,7 @@ def _check_missing(fields: Sequence[xr.DataArray], model: SRModel) -> None:
             continue
         share = 100 * float(np.mean(~np.isfinite(da.data)))
         raise DataError(
-            f"{part.variable.name or 'The data'!r} is NaN in {share:.2g} % of the cells, but the model was trained on "
+            f"{part.coarse.name or 'The data'!r} is NaN in {share:.2g} % of the cells, but the model was trained on "
             "complete fields and has no mask channel; fill them, or train on data with the same gaps."
         )
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import xarray as xr
@@ -16,8 +17,10 @@ from xsuperres.fields.checks import is_lazy
 from xsuperres.fields.grid import Grid, check_scale, grid_of
 from xsuperres.fields.static import riding_statics
 from xsuperres.fields.times import CALENDAR_FEATURES
-from xsuperres.inference.apply import Frames, apply, bytes_per_cell, prepare
+from xsuperres.inference.apply import apply
 from xsuperres.inference.domain import misfit
+from xsuperres.inference.frames import Frames
+from xsuperres.inference.prepared import bytes_per_cell, prepare
 from xsuperres.model.artefact import SRModel
 
 __all__ = ["describe"]
@@ -26,21 +29,22 @@ _TRIAL = 12  # side of the block that is timed, in coarse cells
 _TRIALS = 3  # the best counts: other processes only slow one down
 
 
-def describe(da: xr.DataArray, scale: int | None, model: SRModel | None) -> str:
-    """Return a few lines on `da` and what downscaling it means; see `SuperResolutionAccessor.describe`."""
+def describe(fields: Sequence[xr.DataArray], scale: int | None, model: SRModel | None) -> str:
+    """Return a few lines on fields and what downscaling them means; see `SuperResolutionAccessor.describe`."""
+    da, size = fields[0], sum(da.nbytes for da in fields)
     grid = grid_of(da)
     lead = [f"{dim} {da.sizes[dim]}" for dim in da.dims if dim not in grid.dims]
     rows = [
-        ("field", f"{da.name or 'unnamed'} [{da.attrs.get('units', 'no units')}], {da.dtype}"),
+        *(("field", f"{f.name or 'unnamed'} [{f.attrs.get('units', 'no units')}], {f.dtype}") for f in fields),
         ("grid", grid.describe() + _flat(grid)),
         ("samples", " x ".join(lead) or "a single field"),
-        ("data", _chunks(da) if is_lazy(da) else f"in memory, {_bytes(da.nbytes)}"),
+        ("data", _chunks(da) if is_lazy(da) else f"in memory, {_bytes(size)}"),
     ]
     factor = model.scale if model is not None else scale
     if factor is not None:
         fine = grid.refine(check_scale(factor))
         rows.append(("fine grid", fine.describe()))
-        rows.append(("result", f"{_bytes(da.nbytes * factor**2)}"))
+        rows.append(("result", f"{_bytes(size * factor**2)}"))
     fits = model is not None and model.coarse_grid.locate(grid) is not None
     if model is not None:
         rows += _with_model(da, grid, model) if fits or not model.fixed_domain else _refused(model, grid)

@@ -44,6 +44,7 @@ def identify(
         The other settings that the result depends on.
     """
     results = [da for da in fine.values() if "xsuperres_model" in da.attrs]
+    beside = fine.drop_vars([da.name for da in results])
     found = {
         "model": results[0].attrs["xsuperres_model"],
         "fields": {
@@ -51,7 +52,7 @@ def identify(
         },
         "inputs": fingerprint(fields),
         "predictors": fingerprint(predictors),
-        "fine": _digest_of(_coordinates(fine)),
+        "fine": _digest_of(_contents(beside.variables)),
         "settings": dict(settings),
     }
     return dict(json.loads(json.dumps(found, sort_keys=True)))
@@ -76,7 +77,7 @@ def fingerprint(fields: Iterable[xr.DataArray]) -> str:
     parts: list[Any] = []
     for da in fields:
         about = [str(da.name), list(map(str, da.dims)), list(da.shape), str(da.dtype), str(da.attrs.get("units"))]
-        parts += [json.dumps(about), *_coordinates(da), *(sample.data for sample in _samples(da))]
+        parts += [json.dumps(about), *_contents(da.coords), *(sample.data for sample in _samples(da))]
     return _digest_of(dask.compute(*parts))
 
 
@@ -90,10 +91,10 @@ def _samples(da: xr.DataArray) -> list[xr.DataArray]:
     return [da.isel(dict(zip(lead, place, strict=True))) for place in sorted(places)]
 
 
-def _coordinates(data: xr.DataArray | xr.Dataset) -> list[Any]:
-    """Return names, dims and values of all coordinates."""
-    ordered = sorted(data.coords.items(), key=lambda item: str(item[0]))
-    return [part for name, c in ordered for part in (json.dumps([str(name), list(map(str, c.dims))]), c.data)]
+def _contents(variables: Mapping[Any, Any]) -> list[Any]:
+    """Return names, dims and values of coordinates, and of what else goes with fields."""
+    ordered = sorted(variables.items(), key=lambda item: str(item[0]))
+    return [part for name, v in ordered for part in (json.dumps([str(name), list(map(str, v.dims))]), v.data)]
 
 
 def _digest_of(parts: Iterable[Any]) -> str:

@@ -39,6 +39,7 @@ class Layout:
 
     values: xr.DataArray
     dims: tuple[str, ...]
+    dtypes: tuple[np.dtype, ...]
     stacked: bool
     steps: tuple[tuple[int, ...], np.ndarray] | None
     model: SRModel
@@ -72,10 +73,17 @@ class Layout:
         if members is not None:
             if MEMBER in lead:
                 raise ConfigError(f"The data have a dimension {MEMBER!r} already; rename it before members={members}.")
-            values = values.expand_dims({MEMBER: members})
+            values = values.expand_dims(MEMBER)
             lead = [MEMBER, *lead]
         steps = ((len(lead) - 1,), _steps_of(first, str(coarse.time), model)) if told else None
-        return cls(values, (*lead, *coarse.dims), stacked_fields, steps, model, coarse, members)
+        dtypes = tuple(da.dtype.newbyteorder("=") for da in fields)
+        return cls(values, (*lead, *coarse.dims), dtypes, stacked_fields, steps, model, coarse, members)
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """The leading axes, variables apart, by the names of their dims."""
+        lead = self.dims[:-2]
+        return tuple(sorted(range(len(lead)), key=lambda axis: lead[axis]))
 
     def mapped(self, tile: Tile) -> Any:
         """Return the fine data."""
@@ -93,13 +101,17 @@ class Layout:
         plans = plane_plans(len(self.dims), self.coarse, model.reach, model.scale)
         if model.spec.time_window is not None:
             plans[-3] = AxisPlan(halo=model.time_halo, consumed=True)
+        if self.members is not None:
+            plans[0] = AxisPlan(copies=self.members)
         if self.stacked:
             plans.insert(len(plans) - 2, AxisPlan(count=len(model.targets)))
         return plans
 
     def parts(self, data: Any) -> list[Any]:
-        """Return the fine data of each target."""
-        return [data[..., index, :, :] for index in range(len(self.model.targets))] if self.stacked else [data]
+        """Return the fine data of each target, in the dtype of its own field."""
+        if not self.stacked:
+            return [data]
+        return [data[..., index, :, :].astype(dtype, copy=False) for index, dtype in enumerate(self.dtypes)]
 
     def like(self, da: xr.DataArray) -> xr.DataArray:
         """Return what the result is labelled like: `da`, with members."""

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from numbers import Integral
 
 import numpy as np
 import xarray as xr
 
-from xsuperres.fields.checks import is_lazy
 from xsuperres.fields.grid import grid_of
 from xsuperres.model.artefact import SRModel
 from xsuperres.tiles import split
@@ -24,26 +22,21 @@ _SMALLEST, _LARGEST = 2**20, 2**25  # bytes of a stored chunk: few objects, none
 _BLOCKS = 8  # blocks of a region, at least, where fields are small enough
 
 
-def in_blocks(
-    fields: Sequence[xr.DataArray], model: SRModel, *, members: int | None, budget: int
-) -> list[xr.DataArray]:
+def in_blocks(fields: Sequence[xr.DataArray], model: SRModel, *, budget: int) -> list[xr.DataArray]:
     """Return coarse fields as dask arrays with regular chunks, whose results are of a good size to be written.
 
     Chunks along leading dims are kept where that is so, else merged or cut; rows are cut where a single field is more
-    than the budget. Coordinates stay as they are.
+    than the budget. Coordinates stay as they are. Members are blocks of their own.
 
     Parameters
     ----------
-    members : int or None
-        Results per field.
     budget : int
         Bytes of the result that are written as one region.
     """
     first, grid = fields[0], grid_of(fields[0])
     lead = [dim for dim in first.dims if dim not in grid.dims]
     whole = {dim: max(sizes, default=1) for dim, sizes in first.chunksizes.items()} or dict(first.sizes)
-    repeats = max(1, members) if isinstance(members, Integral) else 1  # `downscale` refuses other things
-    cell = first.dtype.itemsize * len(fields) * int(repeats) * model.scale**2
+    cell = sum(da.dtype.itemsize for da in fields) * model.scale**2
     field = cell * math.prod(first.sizes[dim] for dim in grid.dims)
     least = [8 * sum(model.time_halo) if dim == grid.time else 1 for dim in lead]  # else frames are encoded twice
     blocks = _lead_blocks([first.sizes[dim] for dim in lead], [whole[dim] for dim in lead], least, field, budget)
@@ -84,9 +77,9 @@ def _chunked(da: xr.DataArray, plan: Mapping[object, int]) -> xr.DataArray:
 
 
 def with_blocks(ds: xr.Dataset, blocks: Mapping[str, int]) -> xr.Dataset:
-    """Return `ds` with its dask-backed variables in blocks of these sizes; nothing is done where they are so."""
-    lazy = {name: da for name, da in ds.items() if is_lazy(da)}
-    return ds.assign({name: _chunked(da, {dim: blocks[str(dim)] for dim in da.dims}) for name, da in lazy.items()})
+    """Return `ds` with its variables along all these dims in blocks of these sizes; no work where they are so."""
+    fields = {name: da for name, da in ds.items() if {str(dim) for dim in da.dims} == set(blocks)}
+    return ds.assign({name: _chunked(da, {dim: blocks[str(dim)] for dim in da.dims}) for name, da in fields.items()})
 
 
 def stored_chunk(block: Sequence[int], itemsize: int) -> tuple[int, ...]:

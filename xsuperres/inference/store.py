@@ -20,6 +20,7 @@ import xarray as xr
 from tqdm import tqdm
 
 from xsuperres.errors import ConfigError, StoreError, XSuperResError
+from xsuperres.fields.grid import find_axes
 from xsuperres.inference.identity import difference
 from xsuperres.inference.journal import IDENTITY, Journal, is_blank, locked, owned, stored_identity, sweep
 from xsuperres.inference.regions import region_from, with_blocks
@@ -77,12 +78,15 @@ def region_budget(given: int | None) -> int:
 
 
 def open_archive(place: Place) -> xr.Dataset:
-    """Return a finished archive: fields lazy, coordinates in memory as those of any result."""
+    """Return a finished archive as results are: fields lazy, the rest in memory, no bounds of horizontal cells."""
     ds = xr.open_zarr(place.store, chunks={}, consolidated=True, decode_coords="all")
     ds = ds.assign_coords({name: coordinate.variable.load() for name, coordinate in ds.coords.items()})
     ds.attrs.pop(IDENTITY, None)
+    names = find_axes(fields_of(ds)[0])
     for coordinate in ds.coords.values():
-        coordinate.encoding.pop("bounds", None)  # which do not ride on DataArrays
+        bounds = coordinate.encoding.pop("bounds", None)
+        if bounds in ds.coords and not {names.y, names.x} & set(ds[bounds].dims):
+            coordinate.attrs["bounds"] = bounds
     return ds
 
 

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from xsuperres.errors import ConfigError, unknown_name
-from xsuperres.fields.checks import is_lazy
 from xsuperres.fields.grid import find_axes
 from xsuperres.inference.journal import IDENTITY
 from xsuperres.inference.regions import stored_chunk, with_blocks
@@ -23,12 +22,14 @@ __all__ = ["Encoding", "blocks_of", "check_encoding", "fields_of", "write_templa
 
 Encoding = Mapping[Any, Mapping[str, Any]]
 
+_CF_ENCODINGS = ("units", "calendar", "dtype", "_FillValue", "coordinates", "grid_mapping", "bounds")
+_PACKING = ("scale_factor", "add_offset")
 _CODECS = {"compressor", "compressors", "filters", "serializer"}
 
 
 def fields_of(fine: xr.Dataset) -> list[xr.DataArray]:
-    """Return what is computed: the dask-backed variables."""
-    return [da for da in fine.values() if is_lazy(da)]
+    """Return what a model made: what is computed and written by region."""
+    return [da for da in fine.values() if "xsuperres_model" in da.attrs]
 
 
 def blocks_of(fine: xr.Dataset, encoding: Encoding) -> dict[str, int]:
@@ -88,23 +89,31 @@ def write_template(store: Any, fine: xr.Dataset, encoding: Encoding, identity: M
     root = zarr.open_group(store, mode="a", zarr_format=3, use_consolidated=False)
     for name in list(root.array_keys()):
         del root[name]
-    fine = fine.assign_coords({name: _plain(coordinate) for name, coordinate in fine.coords.items()})
+    computed = [da.name for da in fields_of(fine)]
+    fine = fine.assign({name: _plain(name, fine.variables[name]) for name in fine.data_vars if name not in computed})
+    fine = fine.assign_coords({name: _plain(name, fine.variables[name]) for name in fine.coords})
     fine = fine.assign_attrs({IDENTITY: json.dumps(identity, sort_keys=True)})
     fields = {da.name: _encoding_of(da, encoding.get(da.name, {})) for da in fields_of(fine)}
     others = {name: {**fine[name].encoding, **given} for name, given in encoding.items() if name not in fields}
     fine.to_zarr(store, mode="a", compute=False, consolidated=False, encoding={**fields, **others}, zarr_format=3)
 
 
-def _plain(coordinate: xr.DataArray) -> xr.Variable:
-    """Return a coordinate in memory, to be stored in one chunk, an axis without the fill value that CF denies it."""
-    variable = coordinate.variable.compute()
-    encoding = dict(variable.encoding)
+def _plain(name: Hashable, variable: xr.Variable) -> xr.Variable:
+    """Return a variable in memory, to be stored in one chunk, an axis without the fill value that CF denies it.
+
+    Of its encodings those of CF stay; others belong to the format that it comes from.
+    """
+    given = variable.encoding
+    encoding = {key: given[key] for key in _CF_ENCODINGS if key in given}
+    if any(key in given for key in _PACKING) or np.dtype(given.get("dtype", float)).kind not in "fiu":
+        encoding = {key: value for key, value in encoding.items() if key not in ("dtype", "_FillValue")}
     if variable.size > 1:
         encoding["chunks"] = variable.shape
-    if variable.dims == (coordinate.name,):
+    if variable.dims == (name,):
         encoding["_FillValue"] = None
-    variable.encoding = encoding
-    return variable
+    plain = variable.compute()
+    plain.encoding = encoding
+    return plain
 
 
 def _encoding_of(da: xr.DataArray, given: Mapping[str, Any]) -> dict[str, Any]:

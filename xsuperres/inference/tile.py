@@ -14,8 +14,11 @@ import torch
 from torch import Tensor
 
 from xsuperres.fields.times import window_frames
-from xsuperres.inference.apply import Frames, Mask, Prepared, apply, sub_batch
-from xsuperres.inference.workers import ModelReference, admitted, choose_device, prepared_model
+from xsuperres.inference.apply import Mask, apply
+from xsuperres.inference.devices import Execution, device_of
+from xsuperres.inference.frames import Frames
+from xsuperres.inference.prepared import Prepared, sub_batch
+from xsuperres.inference.workers import ModelReference, prepared_model
 from xsuperres.nn.place import Place, sample_keys
 from xsuperres.tiles import AxisPlan, Window, map_tiles, split
 
@@ -27,8 +30,8 @@ class Tile:
     """A function of blocks: small, picklable, deterministic to tokenize.
 
     `first` is the model's coarse cell (row, column) where the data begin, `period` how many of its columns make a turn,
-    `width` how many columns the data have; `stacked` whether there is an axis of variables; `seed` is None where
-    nothing is random.
+    `width` how many columns the data have; `stacked` whether there is an axis of variables; `order` is that of the
+    leading axes in which fields are numbered, whatever that of the data; `seed` is None where nothing is random.
     """
 
     reference: ModelReference
@@ -36,8 +39,9 @@ class Tile:
     period: int
     width: int
     stacked: bool
+    order: tuple[int, ...]
     seed: int | None
-    device: str
+    execution: Execution
     batch_size: int | None
     mask: Mask
     memory_budget: int
@@ -54,8 +58,9 @@ class Tile:
         """
         block = block if self.stacked else block[..., None, :, :]
         lead = block.shape[:-3]
-        with admitted():
-            prepared = prepared_model(self.reference, choose_device(self.device))  # the worker's own
+        execution = self.execution.chosen()  # the worker's own device
+        with device_of(execution.device).gate():
+            prepared = prepared_model(self.reference, execution)
             series = self._series(block, parts, steps, prepared)
             fine = np.concatenate([self._run(prepared, frames) for frames in series])
         if prepared.network.fusion is not None:
@@ -92,8 +97,8 @@ class Tile:
         if self.seed is None:
             return None
         lines = [part.origin + np.arange(size) for part, size in zip(parts, lead, strict=True)]
-        indices = [torch.from_numpy(line.ravel()) for line in np.meshgrid(*lines, indexing="ij")] if lines else []
-        return sample_keys(self.seed, *indices)
+        indices = [torch.from_numpy(line.ravel()) for line in np.meshgrid(*lines, indexing="ij")]
+        return sample_keys(self.seed, *(indices[axis] for axis in self.order))
 
     def _run(self, prepared: Prepared, frames: Frames) -> np.ndarray:
         """Return the fine fields (n, targets, Y, X).

@@ -12,7 +12,10 @@ import numpy as np
 import torch
 
 from xsuperres.errors import DataError
-from xsuperres.inference.apply import Frames, Prepared, apply, prepare, sub_batch
+from xsuperres.inference.apply import apply
+from xsuperres.inference.devices import Execution
+from xsuperres.inference.frames import Frames
+from xsuperres.inference.prepared import Prepared, prepare, sub_batch
 from xsuperres.model.artefact import SRModel
 from xsuperres.nn.network import SuperResolution
 from xsuperres.nn.place import Place
@@ -48,7 +51,7 @@ class Validator:
         device: torch.device,
         keep: int,
     ) -> None:
-        self.model, self.blocks, self.device = model, blocks, device
+        self.model, self.blocks, self.execution = model, blocks, Execution(device=str(device))
         self.held = blocks.chosen(chosen)
         self.rows, self.columns = (_extent(weight.sum(axis=axis), model.scale) for axis in (1, 0))
         y, x = (slice(s.start * model.scale, s.stop * model.scale) for s in (self.rows, self.columns))
@@ -72,7 +75,7 @@ class Validator:
 
         Of several variables the RMSE is the root mean square of theirs in standard deviations, the ratios are means.
         """
-        prepared = prepare(self.model, self.device, network)
+        prepared = prepare(self.model, self.execution, network)
         squares, total = np.zeros(len(self.model.targets)), np.zeros(len(self.model.targets))
         for fields, bicubic in self._all():
             fine = downscale_window(prepared, self.model, fields, self.rows, self.columns)

@@ -1,35 +1,42 @@
-"""Models on workers: a small reference in the graph, one prepared model per process, device and precision.
+"""Models on workers: a small reference in the graph, one prepared model per process and execution.
 
-The graph carries digest and path, never weights. A process finds the model among those it knows, else reads the
-content-addressed file once.
+The graph carries digest and path, never weights. A process finds the model among those it knows, else reads, once, the
+copy that a connected client sent to its worker, or the content-addressed file.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
+import logging
+import sys
 import threading
 import time
-from contextlib import AbstractContextManager
+import weakref
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import torch
-
-from xsuperres.errors import ConfigError, ModelFileError
-from xsuperres.inference.apply import Prepared, prepare
+from xsuperres.errors import ModelFileError, XSuperResError
+from xsuperres.inference.devices import Execution
+from xsuperres.inference.prepared import Prepared, prepare
 from xsuperres.model.artefact import SRModel
-from xsuperres.model.file import load_model, save_model
+from xsuperres.model.file import load_model, model_to_bytes, save_model
 from xsuperres.model.table import known_model, remember
 from xsuperres.options import cache_folder
 
-__all__ = ["ModelReference", "admitted", "choose_device", "prepared_model", "refer"]
+__all__ = ["ModelReference", "copied", "preparations", "prepared_model", "refer"]
 
-_PREPARED: dict[tuple[str, str], Prepared] = {}
+logger = logging.getLogger(__name__)
+
+Key = tuple[str, Execution]
+_PREPARED: dict[Key, Prepared] = {}
+_COUNTS: Counter[Key] = Counter()
+_COPIES: dict[str, Path] = {}  # of the worker in this process, by digest
+_SENT: weakref.WeakKeyDictionary[Any, set[str]] = weakref.WeakKeyDictionary()  # digests, by client
 _LOCK = threading.Lock()
-_KEPT = 4  # prepared models per process; the oldest goes first
+_KEPT = 4  # prepared models per process; the one not used for longest goes first
 _UNUSED = 30 * 24 * 3600.0  # seconds
-_ADMISSION: dict[int, threading.BoundedSemaphore] = {}
 
 
 @dataclass(frozen=True)
@@ -41,7 +48,11 @@ class ModelReference:
 
 
 def refer(model: SRModel, *, to_file: bool) -> ModelReference:
-    """Return a reference to `model`; with `to_file` other processes of this machine can follow it."""
+    """Return a reference to `model`; with `to_file` other processes can follow it.
+
+    Those of this machine find the model in a cache file. The workers of a connected client, which may share no disk
+    with it, are sent a copy once, those that join later too.
+    """
     remember(model)
     if not to_file:
         return ModelReference(model.digest, None)
@@ -60,6 +71,7 @@ def refer(model: SRModel, *, to_file: bool) -> ModelReference:
             ) from error
         save_model(model, path)
         _prune(folder)
+    _send(model)
     return ModelReference(model.digest, str(path))
 
 
@@ -71,59 +83,72 @@ def _prune(folder: Path) -> None:
                 path.unlink()
 
 
-def prepared_model(reference: ModelReference, device: str) -> Prepared:
-    """Return the model behind a reference, prepared once per process and device."""
-    key = (reference.digest, device)
+def _send(model: SRModel) -> None:
+    """Give the workers of the connected client, if there is one, a copy of the model."""
+    client = _client()
+    if client is None or model.digest in _SENT.setdefault(client, set()):
+        return
+    from xsuperres.inference.plugin import ModelCopy
+
+    try:
+        client.register_plugin(ModelCopy(model.digest, model_to_bytes(model)))
+    except ImportError as error:
+        raise XSuperResError(
+            f"The workers cannot run this model: {error}. Install the same xsuperres, with torch, there as here."
+        ) from error
+    _SENT[client].add(model.digest)
+
+
+def _client() -> Any:
+    """Return the client that is connected, None without one; nothing is imported for it."""
+    if "distributed" not in sys.modules:
+        return None
+    from distributed import default_client
+
+    try:
+        client = default_client()
+    except ValueError:
+        return None
+    if client.asynchronous:
+        logger.info("The client is asynchronous: workers will read the model from the cache folder.")
+        return None
+    return client
+
+
+def copied(digest: str, path: Path) -> None:
+    """Tell this process, a worker's, where its copy of a model lies."""
+    _COPIES[digest] = path
+
+
+def preparations() -> dict[Key, int]:
+    """Return how often this process has prepared each model: once, unless more were in use than are kept."""
+    return dict(_COUNTS)
+
+
+def prepared_model(reference: ModelReference, execution: Execution) -> Prepared:
+    """Return the model behind a reference, prepared once per process and execution."""
+    key = (reference.digest, execution)
     with _LOCK:
         if key not in _PREPARED:
             model = known_model(reference.digest) or _read(reference)
             while len(_PREPARED) >= _KEPT:
                 del _PREPARED[next(iter(_PREPARED))]
-            _PREPARED[key] = prepare(model, device)
+            _PREPARED[key] = prepare(model, execution)
+            _COUNTS[key] += 1
+        _PREPARED[key] = _PREPARED.pop(key)  # now the last to go
         return _PREPARED[key]
 
 
 def _read(reference: ModelReference) -> SRModel:
-    if reference.path is None or not Path(reference.path).exists():
+    paths = [_COPIES.get(reference.digest), None if reference.path is None else Path(reference.path)]
+    there = next((path for path in paths if path is not None and path.exists()), None)
+    if there is None:
         raise ModelFileError(
-            f"The model {reference.digest[:12]} is neither in this process nor at {reference.path!r}; keep the model "
-            "object alive until the result is computed, or share the cache folder (XSUPERRES_CACHE) with the workers."
+            f"The model {reference.digest[:12]} is neither in this process nor at {reference.path!r}. Keep the model "
+            "object alive until the result is computed; on a cluster connect the client before calling downscale, or "
+            "share the cache folder (XSUPERRES_CACHE) with the workers."
         )
-    model = load_model(reference.path)
+    model = load_model(there)
     if model.digest != reference.digest:
-        raise ModelFileError(f"{reference.path!r} holds another model; delete this file and downscale again.")
+        raise ModelFileError(f"{str(there)!r} holds another model; delete this file and downscale again.")
     return remember(model)
-
-
-def choose_device(device: str) -> str:
-    """Return the device that "auto" means, or `device` if it is there.
-
-    Raises
-    ------
-    ConfigError
-        If torch does not see it.
-    """
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        chosen = torch.device(device) if isinstance(device, str) else None
-    except RuntimeError:
-        chosen = None
-    if chosen is None or chosen.type not in ("cpu", "cuda"):
-        raise ConfigError(f"device must be 'auto', 'cpu', 'cuda' or like 'cuda:0', got {device!r}.")
-    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(
-            f"device={device!r} was asked for, but torch sees {torch.cuda.device_count()} GPU(s); use device='cpu' or "
-            "'auto'."
-        )
-    return str(device)
-
-
-def admitted() -> AbstractContextManager[object]:
-    """Return a per-process gate for blocks on the CPU: cores // torch threads at a time, at least one."""
-    with _LOCK:
-        process = os.getpid()
-        if process not in _ADMISSION:
-            slots = max(1, (os.cpu_count() or 1) // torch.get_num_threads())
-            _ADMISSION[process] = threading.BoundedSemaphore(slots)
-        return _ADMISSION[process]

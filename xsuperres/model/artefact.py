@@ -54,19 +54,32 @@ class Input:
     variable: Variable
     scaling: Scaling
 
+    @property
+    def coarse(self) -> Variable:
+        """Labels of the coarse fields it is shown as."""
+        return self.variable
+
 
 @dataclass(frozen=True, kw_only=True)
 class Target(Input):
     """A variable that the model refines: labels, transform, scaling and baselines in transformed units.
 
-    `climatology` holds its training means on the coarse and the fine grid, which transform="anomaly" is taken about;
-    `bounds` the lowest and the highest value of the result, in units of the variable (None: there is none).
+    `climatology` holds its training means on the coarse and the fine grid, which transform="anomaly" is taken about
+    (where the target never is, the coarse one interpolated); `bounds` the lowest and the highest value of the result,
+    in units of the variable (None: there is none); `source` the coarse variable of explicit pairs that it is made from
+    (None: its own coarsening).
     """
 
     baselines: LinearBaselines
     transform: Transform = field(default_factory=Transform)
     climatology: tuple[np.ndarray, np.ndarray] | None = None
     bounds: tuple[float | None, float | None] = (None, None)
+    source: Variable | None = None
+
+    @property
+    def coarse(self) -> Variable:
+        """Labels of the coarse fields it is made from."""
+        return self.source or self.variable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,6 +193,11 @@ class SRModel:
     def names(self) -> tuple[str | None, ...]:
         """Names of the variables it refines."""
         return tuple(target.variable.name for target in self.targets)
+
+    @property
+    def input_names(self) -> tuple[str | None, ...]:
+        """Names of the coarse variables that these are made from; what the active model is looked up by."""
+        return tuple(target.coarse.name for target in self.targets)
 
     @property
     def fixed_domain(self) -> bool:

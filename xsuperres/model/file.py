@@ -209,6 +209,7 @@ def _planes(target: Target) -> dict[str, np.ndarray]:
 def _target_header(target: Target) -> dict[str, Any]:
     return {
         "variable": plain(asdict(target.variable)),
+        "source": None if target.source is None else plain(asdict(target.source)),
         "scaling": asdict(target.scaling),
         "residual_sd": target.baselines.residual_sd,
         "transform": asdict(target.transform),
@@ -225,6 +226,7 @@ def _target(header: dict[str, Any], planes: dict[str, np.ndarray]) -> Target:
         transform=Transform(**header["transform"]),
         climatology=(means[0], means[1]) if means else None,
         bounds=(header["bounds"][0], header["bounds"][1]),
+        source=None if header["source"] is None else Variable(**header["source"]),
     )
 
 
@@ -241,7 +243,7 @@ def _below(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Ten
 def _network(tensors: dict[str, torch.Tensor], header: dict[str, Any]) -> SuperResolution:
     spec = dict(header["spec"])
     spec["config"] = NetworkConfig(**spec["config"])
-    spec["domain"] = tuple(spec["domain"]) if spec["domain"] else None
+    spec |= {name: _tuple(spec[name]) for name in ("domain", "masks")}
     network = build_network(NetworkSpec(**spec))
     network.load_state_dict(_below(tensors, "network"))
     return network.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]

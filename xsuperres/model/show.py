@@ -16,7 +16,10 @@ def _rows(model: SRModel) -> list[tuple[str, str]]:
     period = " to ".join(training.period) if training.period else "no time"
     halo = "the whole domain is looked at" if model.halo is None else f"halo {model.halo} coarse cells"
     rows = [
-        ("variable", ", ".join(_called(target.variable) + _within(target) for target in model.targets)),
+        (
+            "variable",
+            ", ".join(_called(target.variable) + _made_from(target) + _within(target) for target in model.targets),
+        ),
         ("scale", f"x{model.scale}, {halo}"),
         ("network", _network(model)),
         ("grid", f"{model.grid.describe()}; {domain}"),
@@ -34,6 +37,10 @@ def _rows(model: SRModel) -> list[tuple[str, str]]:
 def _called(variable: Variable) -> str:
     units = f" [{variable.units}]" if variable.units else ""
     return f"{variable.long_name or variable.standard_name or variable.name or 'without a name'}{units}"
+
+
+def _made_from(target: Target) -> str:
+    return "" if target.source is None else f" from {target.source.name or 'coarse data'}"
 
 
 def _within(target: Target) -> str:

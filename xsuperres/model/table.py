@@ -1,4 +1,4 @@
-"""The models active in this process, looked up by variable name and scale, and all those seen, by digest.
+"""The models active in this process, looked up by coarse variable and scale, and all those seen, by digest.
 
 Nothing trained lives on an accessor: xarray drops it with its object.
 """
@@ -46,7 +46,7 @@ def known_model(digest: str) -> SRModel | None:
 
 
 def activate(model: SRModel) -> SRModel:
-    """Make `model` the one that ``downscale(scale=...)`` uses for its variable and scale; the last wins.
+    """Make `model` the one that ``downscale(scale=...)`` uses for its coarse variable and scale; the last wins.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ def activate(model: SRModel) -> SRModel:
     """
     if not isinstance(model, SRModel):
         raise ConfigError(f"Expected an SRModel, from fit or load_model, got {type(model).__name__}.")
-    key = key_of(model.names), model.scale
+    key = key_of(model.input_names), model.scale
     remember(model)  # before it enters the table: a model that cannot be digested is refused
     with _LOCK:
         replaced = _ACTIVE.get(key)
@@ -71,7 +71,7 @@ def activate(model: SRModel) -> SRModel:
 
 
 def active_models() -> dict[Key, SRModel]:
-    """Return the active models by (variable name, or sorted names of several, and scale)."""
+    """Return the active models by (name of the coarse variable, or sorted names of several, and scale)."""
     with _LOCK:
         return dict(_ACTIVE)
 

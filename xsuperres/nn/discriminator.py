@@ -14,9 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from xsuperres.config import AdversarialConfig
+from xsuperres.nn.network import NetworkSpec
 from xsuperres.registry import Registry
 
-__all__ = ["DISCRIMINATORS", "Discriminator", "DiscriminatorSpec", "build_discriminator"]
+__all__ = ["DISCRIMINATORS", "Discriminator", "DiscriminatorSpec", "build_discriminator", "discriminator_spec"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +79,19 @@ class ResidualDiscriminator(Discriminator):
         for block in self.blocks:
             x = x + block(x)
         return self.head(x)
+
+
+def discriminator_spec(spec: NetworkSpec, game: AdversarialConfig) -> DiscriminatorSpec:
+    """Return the spec of the discriminator that the settings ask for, against the network of `spec`."""
+    return DiscriminatorSpec(
+        name=DISCRIMINATORS.canonical(game.discriminator),
+        scale=spec.scale,
+        outputs=spec.outputs,
+        inputs=spec.inputs * (spec.time_window or 1),
+        statics=spec.statics,
+        width=game.width,
+        depth=game.depth,
+    )
 
 
 def build_discriminator(spec: DiscriminatorSpec) -> Discriminator:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from xsuperres.errors import ConfigError
 from xsuperres.nn.geometry import Block, Chain, Interval, Pointwise
 from xsuperres.nn.place import here, normal, uniform
 from xsuperres.registry import Registry
@@ -29,6 +30,7 @@ __all__ = [
     "attention",
     "dropout",
     "normalization",
+    "output_activations",
 ]
 
 ACTIVATIONS: Registry[Callable[[], nn.Module]] = Registry("activation")
@@ -45,11 +47,12 @@ for _name, _module in {
 }.items():
     ACTIVATIONS.add(_name, aliases=("swish",) if _name == "silu" else ())(_module)
 
-NORMALIZATION: Registry[Callable[[int], nn.Module]] = Registry("normalization")
+NORMALIZATION: Registry[Callable[[int], nn.Module]] = Registry("normalization")  # a Block, or a module per cell
 DROPOUT: Registry[Callable[[float], Block]] = Registry("dropout")
 ATTENTION: Registry[Callable[[int], Block]] = Registry("attention")
 
 _GROUPS = 4
+_OVER_CELLS = (nn.modules.instancenorm._InstanceNorm, nn.GroupNorm, nn.LayerNorm)  # statistics of whatever they see
 
 
 def activation(name: str) -> Pointwise:
@@ -57,14 +60,38 @@ def activation(name: str) -> Pointwise:
     return Pointwise(ACTIVATIONS.get(name)())
 
 
+def output_activations() -> list[str]:
+    """Return the names of the activations an output may have: those without an upper limit, which would cut it off."""
+    with torch.no_grad():
+        return [name for name in ACTIVATIONS if bool(ACTIVATIONS.get(name)()(torch.tensor(1e6)) > 1e3)]
+
+
 def normalization(name: str | None, width: int) -> Block:
-    """Return the normalisation of `width` channels called `name`; None leaves them as they are."""
-    return Chain() if name is None else Pointwise(NORMALIZATION.get(name)(width))
+    """Return the normalisation of `width` channels called `name`; None leaves them as they are.
+
+    Raises
+    ------
+    ConfigError
+        If what is registered takes statistics over cells without being a block that says so.
+    """
+    if name is None:
+        return Chain()
+    module = NORMALIZATION.get(name)(width)
+    if isinstance(module, Block):
+        return module
+    over = [type(part).__name__ for part in module.modules() if isinstance(part, _OVER_CELLS)]
+    if over:
+        raise ConfigError(
+            f"normalization={name!r} is torch's {over[0]}, whose statistics are those of the cells it sees: results "
+            "would depend on the tiles. Use 'layer' or 'group', which act on each cell by itself, or register a Block "
+            "with global_context=True."
+        )
+    return Pointwise(module)
 
 
-def dropout(name: str | None, rate: float) -> Block:
+def dropout(name: str | None, rate: float | None) -> Block:
     """Return the dropout called `name`; None drops nothing."""
-    return Chain() if name is None or rate == 0 else DROPOUT.get(name)(rate)
+    return Chain() if name is None or not rate else DROPOUT.get(name)(rate)
 
 
 def attention(name: str | None, width: int) -> Block:

@@ -24,7 +24,7 @@ from xsuperres.nn.resample import repeat_cells
 from xsuperres.nn.temporal import RecurrentFusion, taken
 from xsuperres.nn.upsamplers import UPSAMPLERS, Upsampler
 
-__all__ = ["Cells", "LocationFeatures", "NetworkSpec", "SuperResolution", "build_network"]
+__all__ = ["Cells", "Encoded", "LocationFeatures", "NetworkSpec", "SuperResolution", "build_network"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class NetworkSpec:
     inputs: int
     statics: int = 0
     outputs: int = 1
-    masks: int = 0  # how many of the coarse channels, the last ones, say which cells are valid
+    masks: tuple[tuple[int, ...], ...] = ()  # of the last coarse channels, each a mask: the channels it holds for
     noise: int = 0  # channels of random numbers before the coarse ones
     time_window: int | None = None  # frames per output step
     output_frame: int = -1  # which of them the output belongs to
@@ -150,12 +150,14 @@ class SuperResolution(Block):
         return self.spec.noise > 0 or any(isinstance(module, Dropout) for module in self.modules())
 
     def _interpolated(self, coarse: Tensor) -> Tensor:  # (b, inputs, y, x) -> (b, inputs, Y, X)
-        """Return the coarse channels at the fine grid, made from valid cells only; masks are spread as they are."""
-        count = self.spec.masks
+        """Return the coarse channels at the fine grid, each made from its own valid cells; masks spread as they are."""
+        count = len(self.spec.masks)
         if not count:
             return self.upsampler(coarse)
         values, masks = coarse[:, :-count], coarse[:, -count:]
-        valid = masks.amin(dim=1, keepdim=True)
+        valid = torch.ones_like(values, dtype=torch.bool)
+        for mask, channels in enumerate(self.spec.masks):
+            valid[:, [self.spec.noise + channel for channel in channels]] = masks[:, mask : mask + 1] > 0.5
         return torch.cat([self.upsampler(values, valid), repeat_cells(masks, self.spec.scale)], dim=1)
 
     def fixed(self, static: Tensor | None, cells: Cells | None) -> Tensor | None:

@@ -44,9 +44,10 @@ class PreUpsampling(Upsampler):
         self.interpolation = Interpolation(scale, "bicubic")
 
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:  # (b, c, y, x) -> (b, c, scale y, scale x)
-        if valid is None or bool((valid > 0.5).all()):
+        """Return `x` at the fine grid; `valid` (bool, as `x`) says which cells count."""
+        if valid is None or bool(valid.all()):
             return self.interpolation(x)
-        return interpolate_valid(x, (valid > 0.5).expand_as(x), self.scale)
+        return interpolate_valid(x, valid, self.scale)
 
     def needs(self, out: Interval) -> Interval:
         return self.interpolation.needs(out)

@@ -52,7 +52,7 @@ def hold_out(da: xr.DataArray, grid: Grid, validation: Any, *, scale: int, halo:
 
     Parameters
     ----------
-    validation : float, slice, "space", xr.DataArray or None
+    validation : float, slice, "space", xr.DataArray, xr.Dataset or None
         A fraction (up to four blocks at the ends of equal stretches of time), a period, a stretch of the longer
         horizontal axis at least `halo` coarse cells apart from training, other data, or nothing.
 
@@ -71,13 +71,13 @@ def hold_out(da: xr.DataArray, grid: Grid, validation: Any, *, scale: int, halo:
     if isinstance(validation, str):
         if validation != "space":
             raise ConfigError(
-                f"validation must be a fraction, a time slice, a DataArray, 'space' or None, got {validation!r}."
+                f"validation must be a fraction, a time slice, other data, 'space' or None, got {validation!r}."
             )
         training, held = _stretch(grid, scale, halo)
         everything = np.repeat(every, fields)
         return Holdout(everything, everything, training, held, f"held-out {_longer(grid)} stretch")
-    if isinstance(validation, xr.DataArray) or validation is None or validation is False:
-        kind = "other data" if isinstance(validation, xr.DataArray) else "none"
+    if isinstance(validation, (xr.DataArray, xr.Dataset)) or validation is None or validation is False:
+        kind = "other data" if isinstance(validation, (xr.DataArray, xr.Dataset)) else "none"
         return Holdout(np.repeat(every, fields), np.zeros(count * fields, bool), ones, ones, kind)
     chosen, kind = _times(da, dim, count, validation)
     if not chosen.any() or chosen.all():
@@ -138,7 +138,8 @@ def _times(da: xr.DataArray, dim: str | None, count: int, validation: Any) -> tu
         return chosen, f"period {validation.start} to {validation.stop}"
     if isinstance(validation, bool) or not isinstance(validation, (int, float)) or not 0 < validation < 1:
         raise ConfigError(
-            "validation must be a fraction between 0 and 1, a time slice, a DataArray, 'space' or None, "
+            "validation must be a fraction between 0 and 1, a time slice, other data (a DataArray or Dataset), 'space' "
+            "or None, "
             f"got {validation!r}."
         )
     return _end_blocks(count, validation), f"{validation:g} of time, in blocks"

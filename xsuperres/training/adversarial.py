@@ -8,6 +8,7 @@ invent.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -21,24 +22,43 @@ from xsuperres.registry import Registry
 from xsuperres.samples.readers import Batch
 from xsuperres.training.supervised import Prefer, SupervisedStep, adam
 
-__all__ = ["GAMES", "AdversarialStep"]
+__all__ = ["GAMES", "AdversarialStep", "Game"]
 
-Judge = Callable[[Tensor], Tensor]  # made or mixed fine fields -> logits
-Game = Callable[[Tensor, Tensor], Tensor]  # logits of true and made patches -> the discriminator's loss
-GAMES: Registry[tuple[Game, Callable[[Tensor], Tensor]]] = Registry("adversarial loss")
 
-GAMES.add("bce")((
-    lambda true, made: F.softplus(-true).mean() + F.softplus(made).mean(),
-    lambda made: F.softplus(-made).mean(),
-))  # fmt: skip
-GAMES.add("hinge")((
-    lambda true, made: F.relu(1 - true).mean() + F.relu(1 + made).mean(),
-    lambda made: -made.mean(),
-))  # fmt: skip
-GAMES.add("wasserstein_gp")((
-    lambda true, made: made.mean() - true.mean(),
-    lambda made: -made.mean(),
-))  # fmt: skip
+@dataclass(frozen=True)
+class Game:
+    """The two losses of a game, and whether the discriminator's slope is fined (``gradient_penalty``).
+
+    Parameters
+    ----------
+    judge : callable
+        The discriminator's loss, from its logits of true and of made patches.
+    maker : callable
+        The network's, from those of made patches.
+    """
+
+    judge: Callable[[Tensor, Tensor], Tensor]
+    maker: Callable[[Tensor], Tensor]
+    penalty: bool = False
+
+
+GAMES: Registry[Game] = Registry("adversarial loss")
+
+GAMES.add("bce")(
+    Game(
+        judge=lambda true, made: F.softplus(-true).mean() + F.softplus(made).mean(),
+        maker=lambda made: F.softplus(-made).mean(),
+    )
+)
+GAMES.add("hinge")(
+    Game(
+        judge=lambda true, made: F.relu(1 - true).mean() + F.relu(1 + made).mean(),
+        maker=lambda made: -made.mean(),
+    )
+)
+GAMES.add("wasserstein_gp")(
+    Game(judge=lambda true, made: made.mean() - true.mean(), maker=lambda made: -made.mean(), penalty=True)
+)
 
 
 class AdversarialStep:
@@ -65,8 +85,7 @@ class AdversarialStep:
         game: AdversarialConfig,
     ) -> None:
         self.generator = SupervisedStep(network, channels, config)
-        self.discriminator, self.game = discriminator, game
-        self.judge_loss, self.maker_loss = GAMES.get(game.loss)
+        self.discriminator, self.game, self.rules = discriminator, game, GAMES.get(game.loss)
         self.optimizer = adam(discriminator, game.learning_rate, config.weight_decay)
 
     def __call__(self, batch: Batch, rate: float, share: float) -> dict[str, Tensor]:
@@ -78,7 +97,7 @@ class AdversarialStep:
             return {"loss": pixel.detach()}
         made, true = self._details(made, batch), self._details(true, batch)
         judged = self._judge(true, made.detach(), batch, rate)
-        adversarial = self.maker_loss(self._logits(made, batch))
+        adversarial = self.rules.maker(self._logits(made, batch))
         loss = self.game.pixel_weight * pixel + self.game.weight * adversarial
         self.generator.descend(loss, rate)
         parts = {"loss": pixel, "generator_loss": adversarial, "discriminator_loss": judged, "detail": made.std()}
@@ -98,8 +117,8 @@ class AdversarialStep:
 
     def _judge(self, true: Tensor, made: Tensor, batch: Batch, rate: float) -> Tensor:
         """Take a step of the discriminator."""
-        loss = self.judge_loss(self._logits(true, batch), self._logits(made, batch))
-        if self.game.loss == "wasserstein_gp":
+        loss = self.rules.judge(self._logits(true, batch), self._logits(made, batch))
+        if self.rules.penalty:
             loss = loss + self.game.gradient_penalty * self._penalty(true, made, batch)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * self.game.learning_rate / self.generator.config.learning_rate

@@ -164,7 +164,8 @@ class _Keeper:
         if not all(math.isfinite(mean) for mean in means.values()):
             told = ", ".join(f"{name} {mean:g}" for name, mean in means.items())
             return self._failed(f"The loss became {told} after {self.steps} steps")
-        if means.get("detail", 1.0) < _CONSTANT < max(self.history.get("detail", [0.0])):
+        before = [detail for detail in self.history.get("detail", ()) if math.isfinite(detail)]  # NaN in a warm-up
+        if means.get("detail", 1.0) < _CONSTANT < max(before, default=0.0):
             return self._failed(f"The network's output became constant after {self.steps} steps")
         entry = {"step": self.steps, "seconds": self.budget.clock.wall_seconds(), **means, "learning_rate": self.rate}
         line = f"loss {means['loss']:.4f}"

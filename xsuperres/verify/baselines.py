@@ -13,9 +13,9 @@ from functools import cached_property
 import numpy as np
 import xarray as xr
 
-from xsuperres.errors import ConfigError
+from xsuperres.errors import ConfigError, UnitsError
 from xsuperres.fields.baselines import LAPSE_RATE
-from xsuperres.fields.checks import check_values
+from xsuperres.fields.checks import check_units, check_values
 from xsuperres.fields.grid import Grid, Location, grid_of
 from xsuperres.fields.resample import interpolate
 from xsuperres.fields.static import anomalies
@@ -226,14 +226,18 @@ def _static_regression(ground: Ground) -> xr.DataArray:
 
 
 def _static_of(ground: Ground, model: SRModel, name: str) -> xr.DataArray:
-    """Return the plane of the model's static field `name`, by name, else by standard name."""
-    if name in ground.surface:
-        return ground.surface[name]
-    told = model.static[name].attrs.get("standard_name")
-    for plane in ground.surface.data_vars.values():
-        if told is not None and plane.attrs.get("standard_name") == told:
-            return plane
-    raise UndefinedBaselineError(f"the model's static field {name!r} is not known here (attach it with .assign_coords)")
+    """Return the plane of the model's static field `name`, by name, else by standard name, in the model's units."""
+    there, own = ground.surface, model.static[name].attrs
+    told = own.get("standard_name")
+    alike = [n for n, plane in there.data_vars.items() if told is not None and plane.attrs.get("standard_name") == told]
+    found = [name] if name in there else alike[:1]
+    if not found:
+        raise UndefinedBaselineError(f"the model's static field {name!r} is not known here (use .assign_coords)")
+    try:
+        check_units(there[found[0]], own.get("units"), what=f"static field {name!r}")
+    except UnitsError as error:
+        raise UndefinedBaselineError(str(error).rstrip(".")) from error
+    return there[found[0]]
 
 
 @BASELINES.add("delta")

@@ -18,6 +18,7 @@ import xarray as xr
 from xsuperres.errors import ConfigError, GridError, XSuperResWarning, unknown_name
 from xsuperres.fields.checks import check_units, check_values
 from xsuperres.fields.grid import Grid, check_scale, grid_of
+from xsuperres.fields.regrid import regrid
 from xsuperres.fields.resample import coarsen
 from xsuperres.model.artefact import SRModel
 from xsuperres.model.table import known_model
@@ -155,6 +156,11 @@ def _ground(case: _Case, coarse: xr.DataArray | None, why_no_model: str) -> tupl
     """Return what baselines are made of: the coarse field, checked or made from the truth, and the static fields."""
     scale = _known_scale(case)
     if coarse is None:
+        if case.model is not None and case.model.paired:
+            raise ConfigError(
+                "The model was trained on explicit pairs: pass coarse=, the coarse data that the field was made from; "
+                "the coarsened truth is not what it was given."
+            )
         if scale is None:
             raise ConfigError(
                 "The scale is not known: the field bears no attribute xsuperres_scale and there is no model. Pass "
@@ -166,6 +172,7 @@ def _ground(case: _Case, coarse: xr.DataArray | None, why_no_model: str) -> tupl
         coarse = with_dims_of(loaded_coords(coarse), case.grid)
         check_same_times(case.fine, coarse, case.grid, what="coarse")
         check_units(coarse, case.fine.attrs.get("units"), what="coarse", like="the scored field")
+        coarse = _brought(coarse, case)
     found = scale_between(case.grid, grid_of(coarse))
     if scale not in (None, found):
         raise GridError(
@@ -176,6 +183,18 @@ def _ground(case: _Case, coarse: xr.DataArray | None, why_no_model: str) -> tupl
     surface, notes = surface_of([case.fine, case.truth], case.grid, case.model, location)
     ground = Ground(coarse, case.fine, case.grid, found, surface, case.model, why_no_model)
     return ground, notes
+
+
+def _brought(coarse: xr.DataArray, case: _Case) -> xr.DataArray:
+    """Return coarse data of a model of explicit pairs on the blocks of the scored cells, as at its training."""
+    model, grid = case.model, case.grid
+    if model is None or not model.paired:
+        return coarse
+    if model.grid.locate(grid) is not None and model_location(model, grid, model.scale) is None:
+        return coarse  # a crop that is no blocks of the model's
+    blocks = grid.coarsen(model.scale)
+    same = grid_of(coarse).locate(blocks) is not None
+    return regrid(coarse, blocks, method=None if same else "conservative")
 
 
 def _known_scale(case: _Case) -> int | None:

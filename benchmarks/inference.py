@@ -1,0 +1,345 @@
+"""How near inference is to the hardware's limit, how it scales, and what its graphs cost.
+
+    python benchmarks/inference.py [--json OUT] [--only speed,graph,...]
+
+All ratios are from one run: other work on the machine moves both sides. Times are CPU seconds of one thread, the best
+of several, except those of processes side by side, which are wall seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import torch
+import tqdm
+import xarray as xr
+
+import xsuperres
+from xsuperres.errors import XSuperResWarning
+from xsuperres.testing import toy_field
+
+SCALE, SIZE, BATCH, FIELDS = 4, 32, 16, 128
+TRIALS = 5
+CHUNKS = 100_000
+
+
+def best(*functions: Callable[[], object]) -> list[float]:
+    """Return the least CPU seconds of each function; they take turns, so that a busy spell hits all."""
+    for function in functions:
+        function()
+    found = [float("inf")] * len(functions)
+    for _ in range(TRIALS):
+        for index, function in enumerate(functions):
+            start = time.process_time()
+            function()
+            found[index] = min(found[index], time.process_time() - start)
+    return found
+
+
+def fitted(**options: object) -> tuple[xr.DataArray, xsuperres.SRModel]:
+    """Return coarse fields in memory, and an untrained model of their domain: speed does not depend on weights."""
+    fine = toy_field(time=8, y=SIZE * SCALE, x=SIZE * SCALE)
+    quiet = {"validation": None, "progress": False, "activate": False, "optimization": {"max_steps": 1}}
+    model = fine.sr.fit(SCALE, **quiet, **options)
+    coarse = fine.sr.coarsen(SCALE)
+    copies = [coarse.assign_coords(time=coarse.time + np.timedelta64(240 * i, "h")) for i in range(FIELDS // 8)]
+    return xr.concat(copies, "time").drop_vars(["elevation", "land_fraction"]), model
+
+
+def tensors(model: xsuperres.SRModel) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return random coarse and fine channels as the network is given them."""
+    spec, wide = model.spec, SIZE * SCALE
+    coarse = torch.randn(FIELDS, spec.inputs, SIZE, SIZE).contiguous(memory_format=torch.channels_last)
+    fine = torch.randn(1, spec.statics, wide, wide).contiguous(memory_format=torch.channels_last)
+    return coarse, fine
+
+
+def bare(model: xsuperres.SRModel, batch: int) -> Callable[[], None]:
+    """Return a loop of the model's network over tensors that are ready."""
+    coarse, fine = tensors(model)
+
+    @torch.inference_mode()
+    def loop() -> None:
+        for start in range(0, FIELDS, batch):
+            model.network(coarse[start : start + batch], fine)
+
+    return loop
+
+
+def convolutions(model: xsuperres.SRModel, batch: int) -> tuple[Callable[[], None], float]:
+    """Return a loop of nothing but the convolutions of that loop, and their floating-point operations."""
+    seen: list[tuple[torch.nn.Module, torch.Tensor]] = []
+    flops = 0.0
+    kinds = (torch.nn.Conv2d, torch.nn.ConvTranspose2d)
+
+    def record(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        nonlocal flops
+        seen.append((module, torch.randn_like(inputs[0])))
+        cells = output if isinstance(module, torch.nn.Conv2d) else inputs[0]
+        flops += 2.0 * cells.shape[0] * cells.shape[2] * cells.shape[3] * module.weight.numel()
+
+    hooks = [m.register_forward_hook(record) for m in model.network.modules() if isinstance(m, kinds)]
+    coarse, fine = tensors(model)
+    with torch.inference_mode():
+        model.network(coarse[:batch], fine)
+    for hook in hooks:
+        hook.remove()
+
+    @torch.inference_mode()
+    def loop() -> None:
+        for module, values in seen:
+            if len(values) > 1 or batch == 1:
+                for _ in range(FIELDS // batch):
+                    module(values)
+            else:  # fixed channels, once for all fields
+                module(values)
+
+    return loop, flops * FIELDS / batch
+
+
+def speed() -> dict[str, object]:
+    """Compare `.sr.downscale` in memory with the network alone, its convolutions alone, and matrix products."""
+    from xsuperres.inference.prepared import prepare, sub_batch
+
+    coarse, model = fitted()
+    ours_batch = sub_batch(prepare(model), SIZE * SIZE)
+    loop, flops = convolutions(model, BATCH)
+    square = torch.randn(1024, 1024)
+    ours, alone, same, convs, product = best(
+        lambda: coarse.sr.downscale(model), bare(model, BATCH), bare(model, ours_batch), loop, lambda: square @ square
+    )
+    peak = 2 * 1024**3 / product
+    return {
+        "network": f"{model.spec.backbone}, {model.spec.upsampling}",
+        "milliseconds_per_field": round(1e3 * ours / FIELDS, 3),
+        "of_bare_loop": round(alone / ours, 3),
+        "of_bare_loop_limit": 0.93,
+        f"of_bare_loop_in_batches_of_{ours_batch}": round(same / ours, 3),
+        "of_convolutions_alone": round(convs / ours, 3),
+        "of_convolutions_alone_limit": 0.85,
+        "of_sgemm": round(flops / ours / peak, 3),
+        "sgemm_gflops": round(peak / 1e9, 1),
+    }
+
+
+def precision() -> dict[str, object]:
+    """Compare bf16 with fp32."""
+    coarse, model = fitted()
+    full, half = best(lambda: coarse.sr.downscale(model), lambda: coarse.sr.downscale(model, precision="bf16"))
+    with torch.no_grad():  # an untrained head gives 0, which is the same in every precision
+        for parameter in model.network.parameters():
+            torch.nn.init.normal_(parameter, std=0.1)
+    exact, near = (coarse.isel(time=slice(8)).sr.downscale(model, precision=p) for p in ("fp32", "bf16"))
+    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    return {
+        "bf16_speedup": round(full / half, 2),
+        "bf16_speedup_limit": 2.0,
+        "bf16_error_in_sd": round(float(abs(near - exact).max()) / model.scaling.sd, 5),
+        "bf16_error_limit": 0.02,
+        "cpu_has": [flag for flag in ("avx512_bf16", "amx_bf16") if flag in flags],
+    }
+
+
+def windows() -> dict[str, object]:
+    """Compare networks with a time window with their spatial twins, per output step."""
+    table = {}
+    for upsampling in ("interpolation", "subpixel", "resize", "deconvolution"):
+        pairs = [fitted(upsampling=upsampling, time_window=n) for n in (None, 2, 4, 8)]
+        base, *rest = best(*(lambda c=coarse, m=model: c.sr.downscale(m) for coarse, model in pairs))
+        table[upsampling] = {f"n={n}": round(cost / base, 2) for n, cost in zip((2, 4, 8), rest, strict=True)}
+    return {"cost": table, "limits": {"n=2": 1.35, "n=4": 1.6, "n=8": 2.4}}
+
+
+def graph() -> dict[str, object]:
+    """Build and optimise graphs, beside plain overlap + map_blocks + trim on the same chunks."""
+    import dask
+    import dask.array
+    from distributed.protocol import dumps
+
+    from xsuperres.tiles import AxisPlan, map_tiles
+
+    def ours(array: dask.array.Array, plans: list[AxisPlan]) -> dask.array.Array:
+        return dask.optimize(map_tiles(_refine, array, plans, dtype=array.dtype, token="benchmark"))[0]
+
+    def plain(array: dask.array.Array, plans: list[AxisPlan]) -> dask.array.Array:
+        edge = {axis: "periodic" if plan.periodic else "none" for axis, plan in enumerate(plans)}
+        depth = {axis: plan.halo for axis, plan in enumerate(plans)}
+        wide = dask.array.overlap.overlap(array, depth=depth, boundary=edge, allow_rechunk=False)
+        scales = [plan.scale for plan in plans]
+        chunks = tuple(tuple(size * s for size in sizes) for sizes, s in zip(wide.chunks, scales, strict=True))
+        fine = dask.array.map_blocks(_refine, wide, chunks=chunks, dtype=array.dtype, meta=array._meta)
+        outer = {axis: tuple(size * s for size in depth[axis]) for axis, s in enumerate(scales)}
+        return dask.optimize(dask.array.overlap.trim_overlap(fine, depth=outer, boundary=edge))[0]
+
+    table = {}
+    for name, chunks, (time_halo, halo, periodic) in (
+        ("time", ((1,) * 2000, (45,), (90,)), (0, 3, True)),
+        ("space", ((10,) * 40, (90,) * 5, (90,) * 5), (0, 3, False)),
+        ("space, periodic", ((10,) * 40, (90,) * 5, (90,) * 5), (0, 3, True)),
+        ("space and time", ((10,) * 40, (90,) * 5, (90,) * 5), (3, 3, False)),
+        ("space and time, periodic", ((10,) * 40, (90,) * 5, (90,) * 5), (3, 3, True)),
+    ):
+        array = dask.array.zeros([sum(sizes) for sizes in chunks], chunks=chunks, dtype=np.float32)
+        plans = [
+            AxisPlan((time_halo, 0), consumed=time_halo > 0),
+            AxisPlan((halo, halo), False, SCALE),
+            AxisPlan((halo, halo), periodic, SCALE),
+        ]
+        costs = best(lambda a=array, p=plans: ours(a, p), lambda a=array, p=plans: plain(a, p))
+        tasks = [len(build(array, plans).__dask_graph__()) / array.npartitions for build in (ours, plain)]
+        table[name] = {
+            "tasks_per_chunk": round(tasks[0], 2),
+            "tasks_per_chunk_of_plain_overlap": round(tasks[1], 2),
+            "cpu_time_of_plain_overlap": round(costs[0] / costs[1], 3),
+        }
+    coarse, model = fitted()
+    many = coarse.isel(time=np.zeros(CHUNKS, int)).assign_coords(time=np.arange(CHUNKS)).chunk(time=1)
+    start = time.process_time()
+    lazy = many.sr.downscale(model)
+    (optimised,) = dask.optimize(lazy.data)
+    spent = time.process_time() - start
+    nodes = {key: node for key, node in optimised.__dask_graph__().items() if str(key[0]).startswith("downscale")}
+    size = sum(map(len, dumps(dict(list(nodes.items())[:1000])))) / 1000
+    return {
+        "plain_overlap": table,
+        "limits": {"tasks": {"time": 3, "space": 12, "space and time": 20}, "cpu_time_of_plain_overlap": 0.6},
+        "chunks": CHUNKS,
+        "chunks_per_cpu_second": round(CHUNKS / spent),
+        "bytes_per_chunk": round(size),
+        "tasks_per_chunk": round(len(optimised.__dask_graph__()) / CHUNKS, 2),
+    }
+
+
+def _refine(block: np.ndarray, *_: object) -> np.ndarray:
+    return np.repeat(np.repeat(block, SCALE, -2), SCALE, -1)
+
+
+def memory() -> dict[str, object]:
+    """Measure peak memory from Zarr to Zarr, each size in a fresh process."""
+    sizes = (1, 4, 10)
+    with tempfile.TemporaryDirectory() as name:
+        coarse, model = fitted()
+        model.save(f"{name}/model.safetensors")
+        for size in sizes:
+            parts = [coarse.assign_coords(time=coarse.time + np.timedelta64(9999 * i, "h")) for i in range(4 * size)]
+            xr.concat(parts, "time").chunk(time=16).to_dataset().to_zarr(f"{name}/{size}.zarr", consolidated=False)
+        peaks = {size: _child("zarr-to-zarr", name, str(size)) for size in sizes}
+    growth = {f"{size}x": round(peak / peaks[1], 3) for size, peak in peaks.items()}
+    return {"fields": {f"{s}x": 4 * s * FIELDS for s in sizes}, "peak_mib": peaks, "growth": growth, "limit": 1.15}
+
+
+def zarr_to_zarr(folder: str, size: str) -> None:
+    """Downscale one archive; print peak memory in MiB."""
+    model = xsuperres.load_model(f"{folder}/model.safetensors")
+    coarse = xr.open_zarr(f"{folder}/{size}.zarr", consolidated=False).tas
+    coarse.sr.downscale_to_zarr(f"{folder}/fine{size}.zarr", model, progress=False)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def workers() -> dict[str, object]:
+    """Compare what a second worker gains with what a second bare process gains, and count loads of the model."""
+    from distributed import Client, LocalCluster
+
+    from xsuperres.inference.workers import preparations
+
+    coarse, model = fitted()
+    many = xr.concat([coarse] * 8, "time").chunk(time=16)
+    with tempfile.TemporaryDirectory() as name:
+        model.save(f"{name}/model.safetensors")
+        alone, pair = (min(_side_by_side(name, count) for _ in range(3)) for count in (1, 2))
+    walls, loads = {}, 0
+    for count in (1, 2):
+        with (
+            LocalCluster(count, threads_per_worker=1, dashboard_address=None, memory_limit=0) as cluster,
+            Client(cluster) as client,
+        ):
+            lazy = many.sr.downscale(model).mean()
+            lazy.compute()
+            walls[count] = min(_wall(lazy.compute) for _ in range(3))
+            loads = sum(sum(found.values()) for found in client.run(preparations).values())
+    ours, theirs = walls[1] / walls[2], 2 * alone / pair
+    return {
+        "gain_of_a_second_worker": round(ours, 3),
+        "gain_of_a_second_bare_process": round(theirs, 3),
+        "ratio": round(ours / theirs, 3),
+        "limit": 0.93,
+        "worker_processes": 2,
+        "model_loads": loads,
+    }
+
+
+def _wall(function: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def _side_by_side(folder: str, count: int) -> float:
+    """Return the wall seconds of so many processes that each run the bare loop, the slower one's."""
+    command = [sys.executable, __file__, "--child", "loop", folder, ""]
+    running = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(count)
+    ]
+    for process in running:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    for process in running:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    return max(float(process.communicate()[0].split()[-1]) for process in running)
+
+
+def loop(folder: str, _: str) -> None:
+    """Run the bare loop when told to; print wall seconds."""
+    run = bare(xsuperres.load_model(f"{folder}/model.safetensors"), BATCH)
+    run()
+    print("ready", flush=True)
+    sys.stdin.readline()
+    print(_wall(lambda: [run() for _ in range(8)]))
+
+
+def _child(how: str, *arguments: str) -> float:
+    command = [sys.executable, __file__, "--child", how, *arguments]
+    return round(float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()[-1]), 1)
+
+
+SECTIONS = {f.__name__: f for f in (speed, precision, windows, graph, memory, workers)}
+CHILDREN = {"zarr-to-zarr": zarr_to_zarr, "loop": loop}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", default=None)
+    parser.add_argument("--only", default=",".join(SECTIONS))
+    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore", XSuperResWarning)
+    if arguments.child:
+        CHILDREN[arguments.child[0]](*arguments.child[1:])
+        return
+    record: dict[str, object] = {}
+    for name in tqdm.tqdm(arguments.only.split(","), unit="section"):
+        record[name] = SECTIONS[name]()
+    record["versions"] = {"xsuperres": xsuperres.__version__, "torch": torch.__version__, "xarray": xr.__version__}
+    text = json.dumps(record, indent=2)
+    if arguments.json:
+        Path(arguments.json).write_text(text + "\n")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

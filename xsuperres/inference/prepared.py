@@ -1,0 +1,102 @@
+"""A model ready to run: its tensors on one device, cropped block by block, and what a block of it takes.
+
+Tensors only.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from xsuperres.fields.channels import Channels, CoarsePlanes
+from xsuperres.inference.devices import ON_CPU, Device, Execution, device_of
+from xsuperres.model.artefact import SRModel
+from xsuperres.nn.network import Encoded, SuperResolution
+
+__all__ = ["Prepared", "bytes_per_cell", "prepare", "sub_batch"]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A model ready to run on one device: tensors of its whole domain, cropped block by block.
+
+    `fine` (c, Y, X) are the fine channels, `correction` (t, Y, X) what the skip adds to bicubic in scaled units,
+    `coarse` the planes of the coarse grid, `offset` (t, Y, X) what is added to transformed values, `trained`
+    (t, Y, X) the fine cells that were trained on, where some never were. `encode` and `decode` are the network's own,
+    or compiled.
+    """
+
+    network: SuperResolution
+    encode: Callable[..., Encoded]
+    decode: Callable[..., Tensor]
+    channels: Channels
+    scale: int
+    reach: int
+    time_halo: tuple[int, int]
+    bytes_per_cell: int
+    fine: Tensor
+    correction: Tensor | None
+    coarse: CoarsePlanes
+    offset: Tensor | None
+    trained: Tensor | None
+    device: Device
+    precision: str
+
+
+def prepare(model: SRModel, execution: Execution = ON_CPU, network: SuperResolution | None = None) -> Prepared:
+    """Return `model` ready to run on the execution's device; `network` replaces its own (validation in training)."""
+    device, channels = device_of(execution.device), model.channels
+
+    def tensor(values: np.ndarray | None, dtype: torch.dtype = torch.float32) -> Tensor | None:
+        return None if values is None else torch.from_numpy(np.ascontiguousarray(values)).to(device.torch, dtype)
+
+    correction, count = channels.correction, channels.targets
+    offsets = channels.offsets or (None, None)
+    network = network if network is not None else _placed(model.network, device.torch)
+    parts: list[Callable[..., Any]] = [network.encode, network.decode]
+    encode, decode = (torch.compile(part, dynamic=True) for part in parts) if execution.compile else parts
+    return Prepared(
+        network=network,
+        encode=encode,
+        decode=decode,
+        channels=channels,
+        scale=model.scale,
+        reach=model.reach,
+        time_halo=model.time_halo,
+        bytes_per_cell=bytes_per_cell(model),
+        fine=torch.from_numpy(channels.fine).to(device.torch),
+        correction=tensor(None if correction is None else correction / np.array(channels.sd[:count])[:, None, None]),
+        coarse=CoarsePlanes(tensor(channels.climatology, torch.float64), tensor(offsets[0], torch.float64)),
+        offset=tensor(offsets[1]),
+        trained=tensor(model.fine_mask, torch.bool),
+        device=device,
+        precision=execution.precision,
+    )
+
+
+def _placed(network: SuperResolution, device: torch.device) -> SuperResolution:
+    """Return the network on `device`; the model's own stays where it is."""
+    return network if device.type == "cpu" else copy.deepcopy(network).to(device)
+
+
+def bytes_per_cell(model: SRModel) -> int:
+    """Return roughly how many bytes of activations one coarse cell of one field takes in the network."""
+    config, cells = model.spec.config, model.scale**2
+    wide = 3 * config.width + 4 * config.head_width + 8
+    fine = wide if model.network.before else 4 * config.head_width + 8
+    fusion = 0 if model.network.fusion is None else 10 * model.network.fusion.hidden
+    before = fusion if model.network.before else 0
+    return 4 * (cells * (fine + before) + 6 * config.width + fusion - before)
+
+
+def sub_batch(prepared: Prepared, cells: int) -> int:
+    """Return how many fields of `cells` coarse cells go through the network at once."""
+    config = prepared.network.spec.config
+    wide = config.width if prepared.network.before else config.head_width
+    return max(1, prepared.device.floats // max(1, cells * prepared.scale**2 * wide))
