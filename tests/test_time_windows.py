@@ -10,7 +10,6 @@ import torch
 import xarray as xr
 
 from xsuperres.errors import ConfigError, DataError, XSuperResWarning
-from xsuperres.fields.times import calendar_features, offsets, segments, window_frames
 from xsuperres.nn.network import build_network
 from xsuperres.nn.temporal import RecurrentFusion
 from xsuperres.testing import toy_field
@@ -159,12 +158,26 @@ def test_no_window_crosses_a_gap(fine, random_weights, check):
 def test_irregular_steps_are_noticed(fine, random_weights):
     model, coarse = random_weights(2), fine.sr.coarsen(2)
     uneven = coarse.isel(time=slice(0, 4)).assign_coords(
-        time=np.datetime64("2001-01-01", "ns") + np.array([0, 6, 12, 20]) * np.timedelta64(1, "h")
+        time=np.datetime64("2001-01-01", "ns") + np.array([0, 24, 48, 76]) * np.timedelta64(1, "h")
     )
-    with pytest.warns(XSuperResWarning, match="steps of 6 to 8 hours"):
+    with pytest.warns(XSuperResWarning, match="steps of 24 to 28 hours"):
         uneven.sr.downscale(model)
+    monthly = replace(model, training=replace(model.training, step=30 * 24.0))
     months = coarse.isel(time=slice(0, 6)).assign_coords(time=xr.date_range("2001-01-01", periods=6, freq="MS"))
-    months.sr.downscale(model)  # the calendar's own unevenness is none
+    months.sr.downscale(monthly)  # the calendar's own unevenness is none
+
+
+def test_steps_of_another_length_than_the_training_are_noticed(fine, random_weights):
+    """A window of days does not know hours."""
+    model, coarse = random_weights(2), fine.sr.coarsen(2)
+    assert model.training.step == 24.0
+    hourly = coarse.assign_coords(time=coarse.time[0].values + np.arange(12) * np.timedelta64(6, "h"))
+    with pytest.warns(XSuperResWarning, match=r"'time' are of 6 hours, those that the model was trained on of 24"):
+        hourly.sr.downscale(model)
+    near = coarse.assign_coords(time=coarse.time[0].values + np.arange(12) * np.timedelta64(25, "h"))
+    near.sr.downscale(model)
+    coarse.drop_vars("time").sr.downscale(model)  # nothing is known, nothing is said
+    hourly.sr.downscale(fit(fine))  # a model without a window sees one step at a time
 
 
 def test_training_windows_stay_in_their_segment(fine, monkeypatch):
@@ -227,48 +240,7 @@ def test_times_that_do_not_increase(fine, random_weights):
         fine.isel(time=slice(None, None, -1)).sr.coarsen(2).sr.downscale(random_weights(2))
 
 
-# the numbers below
-
-
-@pytest.mark.parametrize(("window", "alignment", "expected"), [(4, "last", (3, 0)), (5, "centre", (2, 2))])
-def test_offsets(window, alignment, expected):
-    assert offsets(window, alignment) == expected
-
-
-def test_frames_of_windows_against_a_loop():
-    segment = np.array([4, 4, 4, 5, 6, 6])
-    for before, after in ((0, 0), (2, 0), (1, 1), (0, 3)):
-        got = window_frames(segment, before, after)
-        for step in range(len(segment)):
-            own = np.flatnonzero(segment == segment[step])
-            wanted = [min(max(step + k, own[0]), own[-1]) for k in range(-before, after + 1)]
-            assert got[step].tolist() == wanted
-
-
-def test_segments_of_any_calendar():
-    times = xr.date_range("2001-02-28", periods=4, freq="D", calendar="360_day", use_cftime=True)
-    da = xr.DataArray(np.zeros(4), dims="time", coords={"time": times})
-    assert segments(da, "time").tolist() == [0, 0, 0, 0]
-    longer = xr.date_range("2001-02-28", periods=9, freq="D", calendar="360_day", use_cftime=True)[[0, 1, 2, 5, 6]]
-    with pytest.warns(XSuperResWarning, match=r"1 gap\(s\)"):
-        found = segments(xr.DataArray(np.zeros(5), dims="time", coords={"time": longer}), "time")
-    assert found.tolist() == [0, 0, 0, 1, 1]
-    assert segments(xr.DataArray(np.zeros(3), dims="time"), "time").tolist() == [0, 0, 0]
-
-
-@pytest.mark.parametrize("calendar", ["standard", "noleap", "360_day", "julian"])
-def test_the_calendar_is_told_by_its_own_year(calendar):
-    """The last day of any year is next to the first one; noon is opposite midnight."""
-    days = {"360_day": "2001-12-30"}.get(calendar, "2001-12-31")
-    times = [xr.date_range(day, periods=1, calendar=calendar, use_cftime=True)[0] for day in ("2001-01-01", days)]
-    noon = times[0].replace(hour=12)
-    da = xr.DataArray(np.zeros(3), dims="time", coords={"time": [times[0], noon, times[1]]})
-    told = calendar_features(da, "time")
-    assert told.shape == (3, 4)
-    np.testing.assert_allclose(told[0], [0, 1, 0, 1], atol=1e-12)
-    np.testing.assert_allclose(told[1, 2:], [0, -1], atol=1e-12)
-    assert np.abs(told[2, :2] - told[0, :2]).max() < 0.02
-    np.testing.assert_allclose((told.reshape(3, 2, 2) ** 2).sum(axis=-1), 1)
+# the network below
 
 
 def test_the_recurrent_block_is_a_convolutional_lstm():

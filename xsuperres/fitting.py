@@ -18,6 +18,7 @@ import xarray as xr
 from xsuperres.config import SamplingConfig
 from xsuperres.errors import DataError, XSuperResWarning
 from xsuperres.fields.components import mirror_signs
+from xsuperres.fields.forecasts import TimeAxes
 from xsuperres.fields.static import StaticLike, fit_static_scaling
 from xsuperres.inference.devices import choose_device
 from xsuperres.inference.validation import Validator
@@ -207,6 +208,7 @@ def _finished(model: SRModel, trained: Trained, material: Material, settings: Fi
         cpu_seconds=round(clock.cpu_seconds(), 2),
         validation_kind=material.holdout.kind,
         adversarial=game,
+        step=TimeAxes.of(material.sources.like, material.grid.time).step,
         validation=trained.score,
         history=trained.history,
         settings=plain(ways),

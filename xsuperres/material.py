@@ -16,12 +16,13 @@ import xarray as xr
 from xsuperres.errors import ConfigError, GridError, unknown_name
 from xsuperres.fields.channels import channel_counts, masked_channels
 from xsuperres.fields.checks import check_units, check_values
-from xsuperres.fields.grid import Grid, grid_of
+from xsuperres.fields.forecasts import TimeAxes, flattened
+from xsuperres.fields.grid import Grid, find_axes, grid_of
 from xsuperres.fields.pairs import paired, ratio
 from xsuperres.fields.predictors import PredictorsLike, named_predictors, on_coarse
 from xsuperres.fields.stack import check_together, stacked
 from xsuperres.fields.static import StaticLike, anomalies, find_static, without_statics
-from xsuperres.fields.times import calendar_features, offsets, segments
+from xsuperres.fields.times import calendar_features, offsets
 from xsuperres.model.artefact import SRModel, reach_of
 from xsuperres.nn.network import NetworkSpec, build_network
 from xsuperres.samples.blocks import FieldBlocks, Steps
@@ -66,6 +67,15 @@ class Sources:
             raise ConfigError(f"scale={given} differs from the {found} fine cells per coarse cell of these data.")
         return found
 
+    def as_samples(self) -> Sources:
+        """Return the sources with forecasts laid out along one dim of samples, initialisation after initialisation."""
+
+        def flat(fields: Sequence[xr.DataArray]) -> tuple[xr.DataArray, ...]:
+            return tuple(flattened(da, find_axes(da).time) for da in fields)
+
+        coarse = None if self.coarse is None else flat(self.coarse)
+        return replace(self, targets=flat(self.targets), coarse=coarse, predictors=flat(self.predictors))
+
     @property
     def fields(self) -> tuple[xr.DataArray, ...]:
         """Targets, then predictors."""
@@ -101,6 +111,7 @@ def gathered(sources: Sources, settings: FitSettings, static: StaticLike | None)
         check_values(da)
     check_together(sources.targets)
     _check_variable_names(sources, settings)
+    sources = sources.as_samples()
     if sources.coarse is not None:
         _check_validation_of_pairs(settings.validation)
         sources = _paired(sources, settings, static)
@@ -179,14 +190,17 @@ def _blocks(sources: Sources, grid: Grid, settings: FitSettings) -> FieldBlocks:
 def steps_of(da: xr.DataArray, lead: str | None, grid: Grid, settings: FitSettings) -> Steps:
     """Return what is known of the steps along the leading dim."""
     count = da.sizes[lead] if lead else 1
-    calendar = calendar_features(da, grid.time if lead == grid.time else None) if settings.data.calendar else None
+    axes = TimeAxes.of(da, grid.time)
+    dated = axes.valid if axes.valid is not None and axes.valid.dims == (lead,) else None
+    calendar = calendar_features(dated) if settings.data.calendar else None
     if settings.time_window is None:
         return Steps(np.arange(count), calendar)
-    if lead is None or lead != grid.time:
+    if lead is None or lead != axes.along:
         raise ConfigError(
             f"time_window={settings.time_window} needs a time dimension, the data have {tuple(map(str, da.dims))}."
         )
-    return Steps(segments(da, lead), calendar, *offsets(settings.time_window, settings.data.time_alignment))
+    stretches = axes.columns(da, window=True, calendar=False).values[:, 0].astype(np.int64)
+    return Steps(stretches, calendar, *offsets(settings.time_window, settings.data.time_alignment))
 
 
 def network_spec(
@@ -243,6 +257,7 @@ def other_blocks(data: xr.DataArray | xr.Dataset, model: SRModel, settings: FitS
         check_values(da)
         check_units(da, part.variable.units, what="validation")
     check_together(sources.targets)
+    sources = sources.as_samples()
     grid = grid_of(sources.targets[0], gaps=True)
     location = model.grid.locate(grid) if grid.shape == model.grid.shape else None
     if location is None or location.rows[0] or location.columns[0]:

@@ -8,7 +8,7 @@ import xarray as xr
 
 from xsuperres.errors import GridError, StaticFieldError, UnitsError, XSuperResWarning
 from xsuperres.fields.grid import grid_of
-from xsuperres.inference.domain import misfit
+from xsuperres.inference.domain import difference, misfit
 from xsuperres.testing import toy_field
 
 STATIC = ["elevation", "land_fraction"]
@@ -29,36 +29,44 @@ def bare(field: xr.DataArray) -> xr.Dataset:
 # How data differ from the model's domain.
 
 REFUSED = {
-    "spacing": (
-        lambda toy: toy.fine.sr.coarsen(4).isel(time=[0]),
-        "the spacing differs, got 3.2 x 4, expected 1.6 x 2",
+    "too coarse": (
+        lambda toy: toy.fine.sr.coarsen(6).isel(time=[0]),
+        "the spacing differs, got 4.8 x 6, expected 1.6 x 2, more than twice as coarse; train a model on data like",
     ),
     "one axis": (
-        lambda toy: toy.coarse.isel(lon=slice(0, None, 2)),
-        "the spacing differs, got 1.6 x 4, expected 1.6 x 2",
+        lambda toy: toy.coarse.isel(lon=slice(0, None, 3)),
+        "the spacing differs, got 1.6 x 6, expected 1.6 x 2, more than twice as coarse",
     ),
-    "shifted": (
-        lambda toy: toy.coarse.assign_coords(lon=toy.coarse.lon + 0.5),
-        r"shifted by \(dy, dx\) = \(0, 0.5\)",
+    "too fine": (
+        lambda toy: toy.fine.sr.interpolate(2),
+        r"the spacing differs, got 0.4 x 0.5, expected 1.6 x 2, more than twice as fine; .* \.sr\.coarsen\(4\)",
     ),
-    "shifted south": (
-        lambda toy: toy.coarse.assign_coords(lat=toy.coarse.lat - 0.25, lon=toy.coarse.lon + 4),
-        r"shifted by \(dy, dx\) = \(-0.25, 0\)",
-    ),
-    "shifted far away": (
-        lambda toy: toy.coarse.assign_coords(lon=toy.coarse.lon + 100.5),
-        r"shifted by \(dy, dx\) = \(0, 0.5\)",
-    ),
-    "outside": (
+    "outside in part": (
         lambda toy: toy.coarse.assign_coords(lon=toy.coarse.lon + 4),
-        "outside: 'lon' reaches from 5 to 39, the model's from 1 to 35",
+        "outside: 'lon' reaches from 5 to 39, the model's from 1 to 35; select the part that both share",
+    ),
+    "shifted and outside": (
+        lambda toy: toy.coarse.assign_coords(lat=toy.coarse.lat - 4.25, lon=toy.coarse.lon + 4),
+        "outside: 'lat' reaches from 6.55 to 24.15, the model's from 10.8 to 28.4 and 'lon' reaches from 5 to 39",
+    ),
+    "far away": (
+        lambda toy: toy.coarse.assign_coords(lon=toy.coarse.lon + 100.5),
+        r"outside: 'lon' reaches from 101.5 to 135.5, the model's from 1 to 35\. ",
     ),
     "projected": (
         lambda toy: toy.coarse.drop_attrs().assign_attrs(toy.coarse.attrs).rename(lat="y", lon="x"),
         "expected axes that are latitude x longitude, got other x other",
     ),
+    "rotated": (
+        lambda toy: toy.coarse.assign_coords(lat=toy.coarse.lat + 0.2).rename(lat="rlat", lon="rlon"),
+        "expected axes that are latitude x longitude, got rotated latitude x rotated longitude",
+    ),
     "fine": (lambda toy: toy.fine, r"looks like the model's fine grid; coarsen it first: .sr.coarsen\(2\)"),
     "part of the fine grid": (lambda toy: toy.fine.isel(lat=slice(3, 9)), r"fine grid; coarsen it first"),
+    "fine and shifted": (
+        lambda toy: toy.fine.assign_coords(lon=toy.fine.lon + 0.3),
+        r"looks like the model's fine grid; coarsen it first",
+    ),
 }
 
 
@@ -79,8 +87,22 @@ def test_across_a_gap():
     quick = {"sampling": {"batch_size": 1, "patch_size": 2}, "optimization": {"max_steps": 1}, "validation": None}
     model = field.sr.fit(2, network={"width": 4, "depth": 1}, progress=False, activate=False, **quick)
     whole = toy_field(time=1, y=8, x=24).sr.coarsen(2)
-    with pytest.raises(GridError, match="outside: 'lon' reaches from 1 to 23"):
-        whole.sr.downscale(model)
+    for given in (whole, whole.assign_coords(lon=whole.lon + 0.5)):
+        with pytest.raises(GridError, match="across a gap .*its parts along 'lon' one at a time: 1 to 7 and 13 to 23"):
+            given.sr.downscale(model)
+        part = given.isel(lon=slice(5, None)).sr.downscale(model)
+        assert set(part.lon.values) <= set(field.lon.values[8:])
+
+
+def test_how_cells_differ(make_model):
+    toy = make_model(coarse=(12, 18))
+    told = {
+        "shifted by (dy, dx) = (-0.25, 0.5)": {"lat": toy.coarse.lat - 0.25, "lon": toy.coarse.lon + 0.5},
+        "the spacing differs, got 1.6 x 2.5, expected 1.6 x 2": {"lon": np.arange(18) * 2.5 - 5},
+        "cells of uneven sizes": {"lat": toy.coarse.lat + 0.3 * (np.arange(12) == 5)},
+    }
+    for words, coords in told.items():
+        assert difference(toy.model, grid_of(toy.coarse.assign_coords(coords))) == words
 
 
 def test_longitudes_of_another_turn_are_no_shift(make_model):

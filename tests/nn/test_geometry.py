@@ -75,7 +75,7 @@ def support(block: Block, out: Interval, scale: int, axis: int) -> Interval:
     """
     size = 2 * REACH + 1
     x = torch.rand(1, 2, size, size, dtype=torch.float64).add_(0.5).requires_grad_()
-    y = block(x)
+    y = block(1 * x)  # a leaf must not be written into
     assert y.shape[-2:] == (size * scale, size * scale)
     first = REACH * scale
     cut = [slice(None)] * 4

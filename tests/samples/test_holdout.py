@@ -53,6 +53,19 @@ def test_every_member_of_a_held_out_time_is_held_out():
     np.testing.assert_array_equal(held(da.transpose("member", "lat", "time", "lon"), 0.2).validation, found.validation)
 
 
+@pytest.mark.parametrize("calendar", [None, "360_day"])
+def test_a_time_that_repeats_is_held_out_wherever_it_is(calendar):
+    """Forecasts of many initial times share their valid times: none is trained on and validated with."""
+    days = xr.date_range("2001-01-01", periods=40, freq="D", calendar=calendar or "standard", use_cftime=bool(calendar))
+    where = (np.arange(30)[:, None] + np.arange(10)).ravel()
+    da = times(len(where)).assign_coords(time=np.asarray(days)[where])
+    found = held(da, 0.2)
+    trained, validated = ({*where[mask].tolist()} for mask in (found.training, found.validation))
+    assert not trained & validated and len(trained | validated) == 39
+    inside = np.isin(np.arange(39), list(validated))
+    assert runs(inside) == [(16, 20), (35, 39)]
+
+
 def test_samples_are_counted_along_time_else_along_the_first_dim():
     da = times(4).expand_dims(member=3)
     assert leading_dim(da, grid_of(da)) == "time"

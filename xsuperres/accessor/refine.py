@@ -61,7 +61,7 @@ class Refining(Accessor[T]):
             Fine cells per coarse cell along each horizontal axis, at least 2; must divide the grid. With `target` it is
             found out.
         target : DataArray or Dataset, optional
-            Fine data of the same times. Times, members and the variables of Datasets belong together by label; a
+            Fine data of the same (valid) times. Times, members and the variables of Datasets belong together by label; a
             DataArray may have another name, which the results of `downscale` then bear. Where coarse cells are not
             blocks of its cells, the coarse data are brought onto blocks conservatively, in `downscale` too; coarse data
             beyond its domain are context.
@@ -179,6 +179,8 @@ class Refining(Accessor[T]):
             Same dims, horizontal sizes times `scale`, dtype, units and attributes unchanged; lazy if dask-backed.
             Chunked in any way it equals the whole within 1e-5 training standard deviations. A model of explicit pairs
             makes of its coarse variable the target: the result has the target's name, units, standard and long name.
+            Data of a larger area than the model's domain are cropped, data on other cells regridded conservatively;
+            one line of log says so.
 
         Raises
         ------

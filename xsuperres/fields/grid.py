@@ -15,6 +15,7 @@ import xarray as xr
 
 from xsuperres.errors import GridError
 from xsuperres.fields.axes import Axis, locate, make_axis
+from xsuperres.fields.leads import INIT_NAMES
 from xsuperres.fields.sphere import coarsen_lonlat, refine_lonlat
 
 __all__ = ["AxisNames", "Grid", "Location", "check_scale", "find_axes", "grid_of", "in_convention", "native"]
@@ -23,7 +24,7 @@ __all__ = ["AxisNames", "Grid", "Location", "check_scale", "find_axes", "grid_of
 _NAMES = {
     "y": ("lat", "latitude", "y", "rlat", "projection_y_coordinate", "south_north", "nlat", "j", "nj"),
     "x": ("lon", "longitude", "x", "rlon", "projection_x_coordinate", "west_east", "nlon", "i", "ni"),
-    "time": ("time", "valid_time"),
+    "time": ("time", "valid_time", *INIT_NAMES),
 }
 
 
@@ -57,7 +58,7 @@ class Grid:
         Coordinate variables that lie on y and x alone, in canonical order: the axes' own, 2-D latitude and
         longitude, and whatever else rides along.
     time : str or None
-        The time dimension.
+        The time dimension; of a forecast most often that of the initial times.
     """
 
     y: Axis

@@ -16,6 +16,8 @@ import xarray as xr
 
 from xsuperres.errors import DataError, GridError, XSuperResWarning
 from xsuperres.fields.axes import Axis
+from xsuperres.fields.checks import is_lazy
+from xsuperres.fields.forecasts import SAMPLES, positions, sample_labels
 from xsuperres.fields.grid import Grid, Location, find_axes, grid_of
 from xsuperres.fields.matching import check_unique, in_step, matched
 from xsuperres.fields.regrid import overlap_weights, regrid
@@ -27,6 +29,7 @@ logger = logging.getLogger(__name__)
 _TOLERANCE = 1e-3  # of a cell
 _SYNCHRONOUS = 0.3  # least correlation of departures from the seasonal cycle
 _SAMPLE = 120  # times that are looked at
+_CHUNK = 2**24  # bytes of the steps of a truth that is repeated
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +102,7 @@ def paired(coarse: Sequence[xr.DataArray], fine: Sequence[xr.DataArray], scale: 
 
 
 def covered_part(source: Grid, target: Grid) -> Grid:
-    """Return the largest stretch of rows and columns of `target` that `source` covers.
+    """Return the largest stretch of rows and columns of `target` that `source` covers, across no gap.
 
     Raises
     ------
@@ -111,8 +114,19 @@ def covered_part(source: Grid, target: Grid) -> Grid:
         covered = overlap_weights(outer, axis).sum(axis=1) >= 1 - _TOLERANCE
         if not covered.any():
             raise GridError(f"The data ({source.describe()}) do not cover any cell of {target.describe()}.")
-        kept.append(np.arange(axis.size)[_longest(covered)])
+        kept.append(_stretch(covered, axis))
     return target.crop(Location(*kept))
+
+
+def _stretch(covered: np.ndarray, axis: Axis) -> np.ndarray:
+    """Return the cells of the longest stretch that is covered, across no gap; on a circle across its seam."""
+    if covered.all() and not axis.breaks:
+        return np.arange(axis.size)
+    if axis.periodic:
+        run = _longest(np.concatenate([covered, covered]))
+        return np.arange(run.start, run.stop) % axis.size
+    inside = [np.arange(part.start, part.stop)[_longest(covered[part])] for part in axis.parts if covered[part].any()]
+    return max(inside, key=len)
 
 
 def _axes(grid: Grid) -> list[tuple[str, Axis]]:
@@ -120,24 +134,38 @@ def _axes(grid: Grid) -> list[tuple[str, Axis]]:
 
 
 def _joined(coarse: list[xr.DataArray], fine: list[xr.DataArray]) -> tuple[list[xr.DataArray], list[xr.DataArray]]:
-    """Return the fields at the times that both have."""
+    """Return the fields at the times that both have; a flattened forecast is joined with its valid times."""
     outer, inner = find_axes(coarse[0]).time, find_axes(fine[0]).time
-    if outer is None or inner is None:
+    if outer is None or inner is None or outer not in coarse[0].dims or inner not in fine[0].dims:
         return coarse, fine
-    if outer not in coarse[0].indexes or inner not in fine[0].indexes:
+    labels = sample_labels(coarse[0], outer, fine[0], inner)
+    if labels is None:
         return coarse, in_step(coarse[0], fine, outer, inner)
-    fine = [da.rename({inner: outer}) if inner != outer else da for da in fine]
-    times = coarse[0].indexes[outer], fine[0].indexes[outer]
-    check_unique(*times, outer)
-    common = times[0].intersection(times[1])
-    if not len(common):
+    if outer != SAMPLES:
+        check_unique(*labels, outer)
+    where = positions(labels[1], labels[0], inner, what="The target")
+    own = np.flatnonzero(where >= 0)
+    if not len(own):
+        ends = [f"{index[0]} to {index[-1]}" for index in labels]
         raise DataError(
-            f"No time is common to the coarse data ({times[0][0]} to {times[0][-1]}) and the target ({times[1][0]} to "
-            f"{times[1][-1]}); check periods, calendars and hours."
+            f"No time is common to the coarse data ({ends[0]}) and the target ({ends[1]}); check periods, calendars "
+            "and hours."
         )
-    if len(common) < len(times[0]):
-        logger.info("%d of %d coarse times have a target.", len(common), len(times[0]))
-    return [da.sel({outer: common}) for da in coarse], [da.sel({outer: common}) for da in fine]
+    if len(own) < len(where):
+        logger.info("%d of %d coarse times have a target.", len(own), len(where))
+    fine = [_taken(da, inner, where[own]) for da in fine]
+    if inner != outer:
+        fine = [da.drop_vars(outer, errors="ignore").rename({inner: outer}) for da in fine]
+    return [_taken(da, outer, own) for da in coarse], fine
+
+
+def _taken(da: xr.DataArray, dim: str, index: np.ndarray) -> xr.DataArray:
+    """Return some steps of `da`; lazy where there are more of them than before, as of a truth for many leads."""
+    if np.array_equal(index, np.arange(da.sizes[dim])):
+        return da
+    if len(index) > da.sizes[dim] and not is_lazy(da):
+        da = da.chunk({dim: max(1, _CHUNK * da.sizes[dim] // max(1, da.nbytes))})
+    return da.isel({dim: index})
 
 
 def _blocks(inner: Axis, outer: Axis, scale: int) -> np.ndarray:

@@ -12,6 +12,7 @@ import xarray as xr
 
 from xsuperres.errors import DataError
 from xsuperres.fields.checks import check_values
+from xsuperres.fields.forecasts import SAMPLES, TimeAxes, at_valid_times, positions, sample_labels
 from xsuperres.fields.grid import Grid, find_axes
 from xsuperres.fields.regrid import regrid
 from xsuperres.fields.variables import numeric_names
@@ -60,7 +61,9 @@ def on_coarse(da: xr.DataArray, coarse: Grid, like: xr.DataArray) -> xr.DataArra
     """
     check_values(da)
     names, own = find_axes(da), find_axes(like)
-    if names.time is not None and own.time is not None and names.time != own.time:
+    if _is_series(da, names.time) and TimeAxes.of(like, own.time).forecast:
+        da = at_valid_times(da, str(names.time), like, own.time)
+    elif names.time is not None and own.time is not None and names.time != own.time:
         da = da.rename({names.time: own.time})
     lead = [dim for dim in da.dims if dim not in (names.y, names.x)]
     extra = [str(dim) for dim in lead if dim not in like.dims]
@@ -71,22 +74,31 @@ def on_coarse(da: xr.DataArray, coarse: Grid, like: xr.DataArray) -> xr.DataArra
     return regrid(da, coarse)
 
 
+def _is_series(da: xr.DataArray, time: str | None) -> bool:
+    """Return whether the times of `da` are valid times, and no initial ones."""
+    axes = TimeAxes.of(da, time)
+    if axes.forecast or axes.along is None or axes.valid is None or axes.valid.dims != (axes.along,):
+        return False
+    own = da.coords.get(axes.along)
+    initial = own is not None and own.attrs.get("standard_name") == "forecast_reference_time"
+    return not (initial and own is not None and own.variable.equals(axes.valid))
+
+
 def _at(da: xr.DataArray, dim: str, like: xr.DataArray) -> xr.DataArray:
     """Return `da` at the coordinate values of `like` along `dim`."""
-    if dim not in like.coords or dim not in da.coords:
+    if dim == SAMPLES:
+        labels = sample_labels(like, dim, da, dim)
+    else:
+        labels = (like.indexes[dim], da.indexes[dim]) if dim in like.coords and dim in da.coords else None
+    if labels is None:
         if da.sizes[dim] != like.sizes[dim]:
             raise DataError(
                 f"Predictor {da.name!r} has {da.sizes[dim]} steps along {dim!r}, the data {like.sizes[dim]}; give both "
                 "coordinates."
             )
         return da
-    wanted, index = like.indexes[dim], da.indexes[dim]
-    if not index.is_unique:
-        raise DataError(
-            f"Predictor {da.name!r} repeats values of {dim!r}, the first {index[index.duplicated()][0]}; drop them: "
-            f".drop_duplicates({dim!r})."
-        )
-    where = index.get_indexer(wanted)
+    wanted, index = labels
+    where = positions(index, wanted, dim, what=f"Predictor {da.name!r}")
     if (where < 0).any():
         lost = wanted[where < 0]
         raise DataError(

@@ -21,7 +21,7 @@ from xsuperres.fields.checks import check_values, is_lazy
 from xsuperres.fields.grid import Grid, Location, grid_of
 from xsuperres.fields.labels import attach
 
-__all__ = ["covered", "linear_weights", "overlap_weights", "regrid"]
+__all__ = ["covered", "kind_of", "linear_weights", "overlap_weights", "regrid"]
 
 Method = Literal["conservative", "linear"]
 Bands = tuple[np.ndarray, np.ndarray]
@@ -155,7 +155,7 @@ def covered(source: Grid, target: Grid) -> bool:
 def _objection(source: Grid, target: Grid) -> str | None:
     """Return what keeps a field from being brought to `target`, or None."""
     for ours, theirs in _pairs(source, target):
-        have, want = _kind(ours, source), _kind(theirs, target)
+        have, want = kind_of(ours, source), kind_of(theirs, target)
         if have != want:
             return (
                 f"Axis {ours.dim!r} of the data is of kind {have!r}, axis {theirs.dim!r} of the target grid of kind "
@@ -177,7 +177,7 @@ def _pairs(source: Grid, target: Grid) -> tuple[tuple[Axis, Axis], tuple[Axis, A
     return (source.y, target.y), (source.x, target.x)
 
 
-def _kind(axis: Axis, grid: Grid) -> str:
+def kind_of(axis: Axis, grid: Grid) -> str:
     """Return the kind of an axis, which also tells rotated latitudes and longitudes from true ones."""
     told = grid.coords.variables[axis.name].attrs.get("standard_name", "") if axis.name in grid.coords else ""
     rotated = str(told).startswith("grid_") or axis.name.lower() in ("rlat", "rlon")

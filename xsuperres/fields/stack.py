@@ -33,7 +33,8 @@ def stacked(fields: Sequence[xr.DataArray], grid: Grid, lead: Sequence[str], siz
     for field in fields:
         bare = grid.canonical(field).variable
         missing = {dim: sizes[dim] for dim in lead if dim not in bare.dims}
-        planes.append(bare.set_dims({**missing, **dict(zip(bare.dims, bare.shape, strict=True))}))
+        whole = bare.set_dims({**missing, **dict(zip(bare.dims, bare.shape, strict=True))})
+        planes.append(whole.transpose(*lead, *grid.dims))
     order = (*lead, VARIABLE, *grid.dims)
     if len(planes) == 1:
         joined = planes[0].set_dims({VARIABLE: 1, **dict(zip(planes[0].dims, planes[0].shape, strict=True))})

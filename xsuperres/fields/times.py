@@ -6,16 +6,28 @@ Labelled arrays or plain values in, numbers out; any calendar.
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from xsuperres.errors import ConfigError, DataError, XSuperResWarning
 
-__all__ = ["CALENDAR_FEATURES", "calendar_features", "offsets", "segments", "window_frames"]
+__all__ = [
+    "CALENDAR_FEATURES",
+    "alike",
+    "calendar_features",
+    "hours_since_first",
+    "is_dated",
+    "offsets",
+    "segments",
+    "usual_step",
+    "window_frames",
+]
 
 CALENDAR_FEATURES = 4  # sine and cosine of day of year and of time of day
 _GAP = 1.5  # usual steps
+_ALIKE = 0.1  # of the larger step: steps that a network takes for one
 _MONTH_LIKE = (27.9, 31.1)  # days
 _YEAR_LIKE = (359.9, 366.1)
 
@@ -37,10 +49,17 @@ def offsets(time_window: int, alignment: str) -> tuple[int, int]:
     return time_window // 2, time_window // 2
 
 
-def segments(da: xr.DataArray, dim: str) -> np.ndarray:
-    """Return the number of the gapless stretch that each step along `dim` belongs to, int64 (steps,).
+def segments(line: xr.Variable, series: np.ndarray | None = None) -> np.ndarray:
+    """Return the number of the gapless stretch that each step belongs to, int64 of the shape of `line`.
 
-    A step of more than 1.5 usual ones is a gap; no window crosses it. Without a coordinate there are no gaps.
+    A step of more than 1.5 usual ones is a gap; no window crosses it.
+
+    Parameters
+    ----------
+    line : Variable (..., steps)
+        Times or leads, every row a series of its own.
+    series : ndarray (steps,), optional
+        Where series follow each other in one row: what tells them apart.
 
     Warns
     -----
@@ -50,39 +69,93 @@ def segments(da: xr.DataArray, dim: str) -> np.ndarray:
     Raises
     ------
     DataError
-        If times do not increase.
+        If a series does not increase.
     """
-    count = da.sizes[dim]
-    if dim not in da.coords or count < 2:
-        return np.zeros(count, np.int64)
-    hours = _hours(da.coords[dim].values)
-    steps = np.diff(hours)
-    if not (steps > 0).all():
-        raise DataError(f"Times along {dim!r} must increase for a time window; sort them (sortby) and drop repeats.")
-    usual = float(np.median(steps))
-    gaps = steps > _GAP * usual
-    _warn_of_steps(steps[~gaps], int(gaps.sum()), usual, dim)
-    return np.concatenate([[0], np.cumsum(gaps)]).astype(np.int64)
+    steps, inner = _steps(line, series)
+    breaks = ~inner
+    if inner.any():
+        if not (steps[inner] > 0).all():
+            raise DataError(
+                f"Times along {line.dims[-1]!r} must increase for a time window; sort them (sortby), drop repeats and "
+                "missing times."
+            )
+        usual = float(np.median(steps[inner]))
+        gaps = inner & (steps > _GAP * usual)
+        _warn_of_steps(steps[inner & ~gaps], int(gaps.sum()), usual, line)
+        breaks |= gaps
+    first = np.zeros((*line.shape[:-1], 1), np.int64)
+    return np.concatenate([first, np.cumsum(breaks, axis=-1)], axis=-1)[..., : line.shape[-1]]
 
 
-def _warn_of_steps(steps: np.ndarray, gaps: int, usual: float, dim: str) -> None:
+def usual_step(line: xr.Variable, series: np.ndarray | None = None) -> float | None:
+    """Return the usual step of times, or of leads in hours, in hours; None if it cannot be told."""
+    steps, inner = _steps(line, series)
+    if not _in_hours(line) or not inner.any():
+        return None
+    usual = float(np.median(steps[inner]))
+    return usual if usual > 0 else None
+
+
+def alike(step: float, other: float) -> bool:
+    """Return whether two usual steps, in hours, are one to a tenth; months are alike, and so are years.
+
+    Examples
+    --------
+    >>> alike(24.0, 25.0), alike(6.0, 24.0), alike(28 * 24.0, 31 * 24.0)
+    (True, False, True)
+    """
+    spans = [(low <= step / 24.0 <= high, low <= other / 24.0 <= high) for low, high in (_MONTH_LIKE, _YEAR_LIKE)]
+    return (True, True) in spans or abs(step - other) <= _ALIKE * max(step, other)
+
+
+def _steps(line: xr.Variable, series: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return the steps along the last axis (..., steps - 1), and which of them are within a series."""
+    values = np.asarray(line.values)
+    count = values.shape[-1] - 1
+    if count < 1 or not values.size:
+        shape = (*values.shape[:-1], max(count, 0))
+        return np.zeros(shape), np.zeros(shape, bool)
+    rows = [np.diff(hours_since_first(row)) for row in values.reshape(-1, count + 1)]
+    steps = np.stack(rows).reshape(*values.shape[:-1], count)
+    same = np.ones(count, bool) if series is None else series[1:] == series[:-1]
+    return steps, np.broadcast_to(same, steps.shape)
+
+
+def _in_hours(line: xr.Variable) -> bool:
+    return line.dtype.kind in "mMO" or line.attrs.get("units") == "hours"
+
+
+def _warn_of_steps(steps: np.ndarray, gaps: int, usual: float, line: xr.Variable) -> None:
     days = steps / 24.0
     calendar = any(low <= days.min() and days.max() <= high for low, high in (_MONTH_LIKE, _YEAR_LIKE))
     told = []
     if gaps:
         told.append(f"{gaps} gap(s) wider than {_GAP} usual steps, which no time window crosses")
     if not calendar and steps.max() - steps.min() > 0.01 * usual:
-        told.append(f"steps of {steps.min():g} to {steps.max():g} hours, which the network cannot tell apart")
+        unit = " hours" if _in_hours(line) else ""
+        told.append(f"steps of {steps.min():g} to {steps.max():g}{unit}, which the network cannot tell apart")
     if told:
-        warnings.warn(f"Times along {dim!r} are irregular: {'; '.join(told)}.", XSuperResWarning, stacklevel=3)
+        warnings.warn(
+            f"Times along {line.dims[-1]!r} are irregular: {'; '.join(told)}.", XSuperResWarning, stacklevel=3
+        )
 
 
-def _hours(times: np.ndarray) -> np.ndarray:
-    """Return times as hours since the first; plain numbers stay what they are."""
+def hours_since_first(times: np.ndarray) -> np.ndarray:
+    """Return times or time steps as hours since the first, float64; plain numbers stay what they are.
+
+    Raises
+    ------
+    DataError
+        If they are neither.
+    """
     if times.dtype.kind in "mM":
         return (times - times[0]) / np.timedelta64(1, "s") / 3600.0
-    if times.dtype == object:
+    if times.dtype == object and hasattr(times[0], "calendar"):
         return np.array([(time - times[0]).total_seconds() / 3600.0 for time in times])
+    if times.dtype.kind not in "fiub":
+        raise DataError(
+            f"Times must be dates, time steps or numbers, got {str(times[0])!r}; decode them (xr.decode_cf)."
+        )
     return times.astype(np.float64)
 
 
@@ -104,34 +177,45 @@ def window_frames(segment: np.ndarray, before: int, after: int) -> np.ndarray:
     return np.clip(wanted, starts[which][:, None], ends[which][:, None] - 1)
 
 
-def calendar_features(da: xr.DataArray, dim: str | None) -> np.ndarray:
-    """Return sine and cosine of the day of the year and of the time of day, float64 (steps, 4), in any calendar.
+def calendar_features(valid: xr.Variable | None) -> np.ndarray:
+    """Return sine and cosine of the day of the year and of the time of day, float64 (..., 4), in any calendar.
+
+    Parameters
+    ----------
+    valid : Variable
+        Valid times, of any dims; None: there are none.
 
     Raises
     ------
     DataError
-        If there are no dates along `dim`.
+        If there are no dates, or some are missing.
     """
-    if dim is None or dim not in da.coords or not _is_dated(da.coords[dim].values):
-        raise DataError("calendar=True needs dates along a time dimension; assign them, or leave calendar out.")
-    times = da.coords[dim].dt
-    hour = times.hour + times.minute / 60.0 + times.second / 3600.0
-    day = (times.dayofyear - 1 + hour / 24.0).values / _days_in_year(da.coords[dim])
-    turns = 2 * np.pi * np.stack([day, hour.values / 24.0])
-    return np.stack([np.sin(turns[0]), np.cos(turns[0]), np.sin(turns[1]), np.cos(turns[1])], axis=1)
+    if valid is None or not is_dated(valid):
+        raise DataError(
+            "calendar=True needs dates along a time dimension, or of every initialisation and lead (valid_time); "
+            "assign or decode them, or leave calendar out."
+        )
+    if valid.isnull().any():
+        raise DataError(f"{int(valid.isnull().sum())} of the valid times are missing, which calendar=True needs.")
+    times = xr.DataArray(xr.Variable("time", np.asarray(valid.values).ravel())).dt
+    hour = (times.hour + times.minute / 60.0 + times.second / 3600.0).values
+    day = (times.dayofyear.values - 1 + hour / 24.0) / _days_in_year(times)
+    turns = (2 * np.pi * np.stack([day, hour / 24.0])).reshape(2, *valid.shape)
+    return np.stack([np.sin(turns[0]), np.cos(turns[0]), np.sin(turns[1]), np.cos(turns[1])], axis=-1)
 
 
-def _is_dated(values: np.ndarray) -> bool:
-    return values.dtype.kind == "M" or (values.dtype == object and values.size > 0 and hasattr(values[0], "calendar"))
+def is_dated(times: xr.Variable) -> bool:
+    """Return whether values are dates, of numpy or cftime."""
+    if times.dtype != object:
+        return bool(times.dtype.kind == "M")
+    first = np.asarray(times.values).ravel()[:1]
+    return bool(first.size) and hasattr(first[0], "calendar")
 
 
-def _days_in_year(times: xr.DataArray) -> np.ndarray:
+def _days_in_year(times: Any) -> np.ndarray:
     """Return the length of each time's year: 360, 365 or 366 days."""
-    calendar = times.dt.calendar
-    if calendar == "360_day":
-        return np.full(times.size, 360.0)
-    if calendar in ("noleap", "365_day"):
-        return np.full(times.size, 365.0)
-    if calendar in ("all_leap", "366_day"):
-        return np.full(times.size, 366.0)
-    return np.where(times.dt.is_leap_year.values, 366.0, 365.0)
+    calendar, shape = times.calendar, times.year.shape
+    for names, days in ((("360_day",), 360.0), (("noleap", "365_day"), 365.0), (("all_leap", "366_day"), 366.0)):
+        if calendar in names:
+            return np.full(shape, days)
+    return np.where(times.is_leap_year.values, 366.0, 365.0)

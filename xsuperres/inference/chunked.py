@@ -5,7 +5,6 @@ Labelled arrays in and out. On dask input nothing is computed; in-memory input r
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from numbers import Integral
@@ -18,9 +17,7 @@ from xsuperres.errors import ConfigError, DataError, GridError
 from xsuperres.fields.checks import check_units, check_values, check_variable, is_lazy
 from xsuperres.fields.grid import Grid, Location, grid_of
 from xsuperres.fields.labels import attach, named_like
-from xsuperres.fields.pairs import covered_part
 from xsuperres.fields.predictors import PredictorsLike, named_predictors, on_coarse
-from xsuperres.fields.regrid import regrid
 from xsuperres.fields.resample import fine_index
 from xsuperres.fields.stack import check_together
 from xsuperres.fields.static import StaticLike
@@ -28,14 +25,13 @@ from xsuperres.inference.apply import Mask
 from xsuperres.inference.devices import Execution
 from xsuperres.inference.domain import bind
 from xsuperres.inference.layout import Layout
+from xsuperres.inference.placement import brought
 from xsuperres.inference.tile import Tile
 from xsuperres.inference.workers import refer
 from xsuperres.model.artefact import SRModel, Target
 from xsuperres.options import current_options
 
 __all__ = ["downscale"]
-
-logger = logging.getLogger(__name__)
 
 
 def downscale(
@@ -59,7 +55,7 @@ def downscale(
         check_variable(da, target.coarse.name, target.coarse.standard_name)
     check_together(fields)
     fields = [_as_target(da, target) for da, target in zip(fields, model.targets, strict=True)]
-    fields = fields if static is not None else _brought(fields, model)
+    fields = brought(fields, model, static=static is not None)
     first = fields[0]
     coarse = grid_of(first)
     bound, location = bind(model, first, coarse, static)
@@ -134,17 +130,6 @@ def _predictors(given: PredictorsLike | None, model: SRModel, coarse: Grid, like
     for predictor, name in zip(model.predictors, names, strict=True):
         check_units(found[name], predictor.variable.units, what=f"predictor {name!r}")
     return [on_coarse(found[name], coarse, like) for name in names]
-
-
-def _brought(fields: Sequence[xr.DataArray], model: SRModel) -> Sequence[xr.DataArray]:
-    """Return fields on the model's coarse cells, as at its training, where they come on others."""
-    given = grid_of(fields[0])
-    if not model.paired or model.coarse_grid.locate(given) is not None:
-        return fields
-    target = named_like(covered_part(given, model.coarse_grid), given)
-    logger.info("Coarse data (%s) are brought conservatively onto %s.", given.describe(), target.describe())
-    turned = {axis.dim: slice(None, None, -1) for axis in (given.y, given.x) if axis.flipped}
-    return [regrid(da, target, method="conservative").isel(turned) for da in fields]
 
 
 def _check_settings(model: SRModel, members: int | None, seed: int, batch_size: int | None, mask: Mask) -> None:

@@ -8,11 +8,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import xarray as xr
 
-from xsuperres.errors import GridError
+from xsuperres.errors import GridError, StaticFieldError
 from xsuperres.fields.checks import is_lazy
 from xsuperres.fields.grid import Grid, check_scale, grid_of
 from xsuperres.fields.static import riding_statics
@@ -20,6 +21,7 @@ from xsuperres.fields.times import CALENDAR_FEATURES
 from xsuperres.inference.apply import apply
 from xsuperres.inference.domain import misfit
 from xsuperres.inference.frames import Frames
+from xsuperres.inference.placement import placement
 from xsuperres.inference.prepared import bytes_per_cell, prepare
 from xsuperres.model.artefact import SRModel
 
@@ -41,13 +43,17 @@ def describe(fields: Sequence[xr.DataArray], scale: int | None, model: SRModel |
         ("data", _chunks(da) if is_lazy(da) else f"in memory, {_bytes(size)}"),
     ]
     factor = model.scale if model is not None else scale
+    moved = None if model is None else _moved(model, grid)
+    used = grid if moved is None or moved.target is None else moved.target
     if factor is not None:
-        fine = grid.refine(check_scale(factor))
+        fine = used.refine(check_scale(factor))
+        share = used.y.size * used.x.size / (grid.y.size * grid.x.size)
         rows.append(("fine grid", fine.describe()))
-        rows.append(("result", f"{_bytes(size * factor**2)}"))
+        rows.append(("result", f"{_bytes(size * share * factor**2)}"))
     fits = model is not None and model.coarse_grid.locate(grid) is not None
-    if model is not None:
-        rows += _with_model(da, grid, model) if fits or not model.fixed_domain else _refused(model, grid)
+    if model is not None and moved is not None:
+        refused = moved.target is None and model.fixed_domain
+        rows += [_named(model), ("domain", moved.note)] if refused else _with_model(da, grid, used, model, moved.note)
     if factor is not None and not fits:
         rows.append(("as training data", _as_training(grid, factor)))
     if model is None:
@@ -82,19 +88,34 @@ def _named(model: SRModel) -> tuple[str, str]:
     return "model", f"{model.spec.backbone} + {model.spec.upsampling}, digest {model.identity[:12]}"
 
 
-def _refused(model: SRModel, grid: Grid) -> list[tuple[str, str]]:
-    """Return what there is to say of a model that cannot be applied here."""
-    return [_named(model), ("domain", f"not on (a crop of) the model's coarse grid: {misfit(model, grid)}")]
+@dataclass(frozen=True)
+class _Moved:
+    """Where data go without static fields (None: nowhere), and what is said of it."""
+
+    target: Grid | None
+    note: str
 
 
-def _with_model(da: xr.DataArray, grid: Grid, model: SRModel) -> list[tuple[str, str]]:
+def _moved(model: SRModel, grid: Grid) -> _Moved:
+    names = ", ".join(model.static_scaling.names)
+    given = f"pass static= with {names}, fine" if names and not model.fixed_domain else ""
+    if model.coarse_grid.locate(grid) is not None:
+        return _Moved(grid, "on the model's grid: its static fields are used")
+    try:
+        found = placement(model, grid)
+    except (GridError, StaticFieldError):
+        told = f"not on (a crop of) the model's coarse grid: {misfit(model, grid)}"
+        return _Moved(None, f"elsewhere ({misfit(model, grid)}): {given}" if given else told)
+    if found is None:
+        return _Moved(grid, f"elsewhere ({misfit(model, grid)})")
+    return _Moved(found.target, found.note + (f" For all of the data {given}." if given else ""))
+
+
+def _with_model(da: xr.DataArray, grid: Grid, used: Grid, model: SRModel, where: str) -> list[tuple[str, str]]:
     """Return what there is to say of a model that can be applied here, with static fields where it needs them."""
     names = ", ".join(model.static_scaling.names)
-    where = "on the model's grid: its static fields are used"
-    if model.coarse_grid.locate(grid) is None:
-        where = f"elsewhere ({misfit(model, grid)})" + (f": pass static= with {names}, fine" if names else "")
     fields = int(np.prod([da.sizes[d] for d in da.dims if d not in grid.dims], dtype=int))
-    cells = grid.y.size * grid.x.size
+    cells = used.y.size * used.x.size
     seconds = fields * cells * _seconds_per_cell(model)
     return [
         _named(model),

@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from xsuperres.errors import ConfigError, DataError, XSuperResWarning
+from xsuperres.errors import ConfigError, XSuperResWarning
 from xsuperres.fields.checks import is_lazy
+from xsuperres.fields.forecasts import TimeAxes
 from xsuperres.fields.grid import Grid
 from xsuperres.fields.resample import plane_plans
 from xsuperres.fields.stack import stacked
-from xsuperres.fields.times import calendar_features, segments
+from xsuperres.fields.times import alike
 from xsuperres.inference.tile import Tile
 from xsuperres.model.artefact import SRModel
 from xsuperres.tiles import AxisPlan, map_tiles, split
@@ -31,10 +32,10 @@ MEMBER = "member"
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """The coarse data as one array for the tiles: (others..., [time], [variables], y, x), in canonical order.
+    """The coarse data as one array for the tiles: (others..., [inits], [time], [variables], y, x), in canonical order.
 
-    Time comes last among the leading dims where the network is told of it, variables are an axis where there are
-    several, members are the first axis.
+    Time, or the lead of forecasts, comes last among the leading dims where the network is told of it, after the dims of
+    initial times if it depends on them; variables are an axis where there are several, members are the first axis.
     """
 
     values: xr.DataArray
@@ -58,11 +59,9 @@ class Layout:
         """Return the layout of coarse fields, and predictors on the same cells."""
         first = fields[0]
         lead = [str(dim) for dim in first.dims if dim not in coarse.dims]
-        told = model.data.calendar or model.spec.time_window is not None
-        if told:
-            if coarse.time not in lead:
-                raise DataError(f"The model needs a time dimension; the data have {tuple(map(str, first.dims))}.")
-            lead = [*(dim for dim in lead if dim != coarse.time), str(coarse.time)]
+        told = _told(first, coarse.time, model)
+        if told is not None:
+            lead = [*(dim for dim in lead if dim not in told.dims), *map(str, told.dims[:-1])]
         everything = [*fields, *predictors]
         stacked_fields = len(everything) > 1
         values = (
@@ -75,7 +74,8 @@ class Layout:
                 raise ConfigError(f"The data have a dimension {MEMBER!r} already; rename it before members={members}.")
             values = values.expand_dims(MEMBER)
             lead = [MEMBER, *lead]
-        steps = ((len(lead) - 1,), _steps_of(first, str(coarse.time), model)) if told else None
+        axes = () if told is None else tuple(range(len(lead) - told.ndim + 1, len(lead)))
+        steps = None if told is None else (axes, told.values)
         dtypes = tuple(da.dtype.newbyteorder("=") for da in fields)
         return cls(values, (*lead, *coarse.dims), dtypes, stacked_fields, steps, model, coarse, members)
 
@@ -118,12 +118,22 @@ class Layout:
         return da if self.members is None else da.expand_dims({MEMBER: np.arange(self.members)})
 
 
-def _steps_of(da: xr.DataArray, time: str, model: SRModel) -> np.ndarray:
-    """Return segment and calendar of every step, (steps, 1 + features)."""
-    columns = [np.zeros(da.sizes[time]) if model.spec.time_window is None else segments(da, time)]
-    if model.data.calendar:
-        columns.extend(calendar_features(da, time).T)
-    return np.stack(columns, axis=1).astype(np.float64)
+def _told(da: xr.DataArray, time: str | None, model: SRModel) -> xr.Variable | None:
+    """Return segment and calendar of every step (..., steps, 1 + features), if the network is told of them."""
+    window, calendar = model.spec.time_window is not None, model.data.calendar
+    if not window and not calendar:
+        return None
+    axes = TimeAxes.of(da, time)
+    told = axes.columns(da, window=window, calendar=calendar)
+    ours, theirs = model.training.step, axes.step
+    if window and ours is not None and theirs is not None and not alike(ours, theirs):
+        warnings.warn(
+            f"Steps along {axes.along!r} are of {theirs:g} hours, those that the model was trained on of {ours:g}: its "
+            "time window sees changes of another speed. Select or average steps like those of the training.",
+            XSuperResWarning,
+            stacklevel=5,
+        )
+    return told
 
 
 def _whole(data: Any, model: SRModel, dtype: np.dtype) -> Any:

@@ -53,8 +53,8 @@ class Tile:
         ----------
         parts : tuple of Window
             Where the block lies along each axis.
-        steps : ndarray (time, 1 + features), optional
-            Segment and calendar of each step along the last leading axis.
+        steps : ndarray (..., time, 1 + features), optional
+            Segment and calendar of each step along the last leading axis, or axes.
         """
         block = block if self.stacked else block[..., None, :, :]
         lead = block.shape[:-3]
@@ -83,14 +83,17 @@ class Tile:
             place=place,
         )
         keys = self._keys(parts[: len(lead)], lead)
-        repeats = math.prod(lead[:-1])
-        if steps is not None:
-            frames = replace(frames, calendar=np.tile(steps[:, 1:], (repeats, 1)) if steps.shape[1] > 1 else None)
-        if prepared.network.fusion is None or steps is None:
+        if steps is not None and steps.shape[-1] > 1:
+            told = steps[..., 1:].reshape(-1, steps.shape[-1] - 1)
+            frames = replace(frames, calendar=np.tile(told, (math.prod(lead) // max(1, len(told)), 1)))
+        if prepared.network.fusion is None or steps is None or not math.prod(lead):  # nothing to follow
             return [replace(frames, keys=None if keys is None else (keys, keys))]
         own, count = parts[len(lead) - 1].own, lead[-1]
-        windows = window_frames(steps[:, 0], *prepared.time_halo)[own]
-        return [_one_series(frames, slice(at * count, (at + 1) * count), windows, keys, own) for at in range(repeats)]
+        windows = [window_frames(row, *prepared.time_halo)[own] for row in steps[..., 0].reshape(-1, count)]
+        return [
+            _one_series(frames, slice(at * count, (at + 1) * count), windows[at % len(windows)], keys, own)
+            for at in range(math.prod(lead[:-1]))
+        ]
 
     def _keys(self, parts: tuple[Window, ...], lead: tuple[int, ...]) -> Tensor | None:
         """Return what tells fields apart: a hash of the seed and their indices along the leading axes."""

@@ -95,7 +95,7 @@ class TrainingRecord:
 
     `period` is first and last training time as text, `held_out` the stretches of time, first and last, that were
     validated on instead; `validation` is the validation score; `history` maps names to equally long lists, one entry a
-    validation.
+    validation; `step` is the usual step in time, or along leads, in hours.
     """
 
     period: tuple[str, str] | None
@@ -106,6 +106,7 @@ class TrainingRecord:
     validation_kind: str
     held_out: tuple[tuple[str, str], ...] = ()
     adversarial: bool = False
+    step: float | None = None
     validation: dict[str, float] = field(default_factory=dict)
     history: dict[str, list[float]] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
@@ -137,7 +138,7 @@ class SRModel:
     margin : tuple of int
         Coarse cells of the grid (south, north, west, east) that are context of a regional training: no result there.
     paired : bool
-        Whether it was trained on explicit pairs; coarse data on other cells are then brought onto its own.
+        Whether it was trained on explicit pairs of coarse and fine data.
     discriminator : torch module or None
         What an adversarial network was trained against, right after training.
     """

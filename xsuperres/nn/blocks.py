@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from xsuperres.config import NetworkConfig
 from xsuperres.nn.geometry import Block, Chain, Interval, Pointwise
-from xsuperres.nn.layers import activation, attention, dropout, normalization
+from xsuperres.nn.layers import activation, added, attention, dropout, normalization
 
 __all__ = [
     "Conv",
@@ -83,7 +83,7 @@ class ResidualBlock(Block):
         )
 
     def forward(self, x: Tensor) -> Tensor:  # (b, width, y, x) -> the same
-        return x + self.body(x)
+        return added(self.body(x), x)
 
     def needs(self, out: Interval) -> Interval:
         return out.union(self.body.needs(out))
@@ -135,7 +135,7 @@ class ConvNextBlock(Block):
         )
 
     def forward(self, x: Tensor) -> Tensor:  # (b, width, y, x) -> the same
-        return x + self.body(x)
+        return added(self.body(x), x)
 
     def needs(self, out: Interval) -> Interval:
         return out.union(self.body.needs(out))
@@ -160,7 +160,7 @@ class Merge(Block):
         second = self.second(fixed)
         if len(second) not in (1, len(merged)):  # n frames a sample
             second = second.repeat_interleave(len(merged) // len(second), dim=0)
-        return merged + second
+        return added(merged, second)
 
     def needs(self, out: Interval) -> Interval:
         return self.first.needs(out)

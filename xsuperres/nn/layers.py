@@ -27,6 +27,7 @@ __all__ = [
     "Dropout",
     "LocalAttention",
     "activation",
+    "added",
     "attention",
     "dropout",
     "normalization",
@@ -55,9 +56,20 @@ _GROUPS = 4
 _OVER_CELLS = (nn.modules.instancenorm._InstanceNorm, nn.GroupNorm, nn.LayerNorm)  # statistics of whatever they see
 
 
+_FROM_RESULT = (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.SELU)  # whose gradient is told by the result alone
+
+
 def activation(name: str) -> Pointwise:
-    """Return the activation called `name` as a block."""
-    return Pointwise(ACTIVATIONS.get(name)())
+    """Return the activation called `name` as a block. It may write into its input, which nothing else must need."""
+    module = ACTIVATIONS.get(name)()
+    if isinstance(module, _FROM_RESULT):
+        module.inplace = True
+    return Pointwise(module)
+
+
+def added(new: Tensor, other: Tensor) -> Tensor:
+    """Return the sum, written into `new`, which nothing else must need, where no gradient is recorded."""
+    return new + other if torch.is_grad_enabled() else new.add_(other)
 
 
 def output_activations() -> list[str]:

@@ -142,7 +142,16 @@ def _times(da: xr.DataArray, dim: str | None, count: int, validation: Any) -> tu
             "or None, "
             f"got {validation!r}."
         )
-    return _end_blocks(count, validation), f"{validation:g} of time, in blocks"
+    return _end_steps(da, dim, count, validation), f"{validation:g} of time, in blocks"
+
+
+def _end_steps(da: xr.DataArray, dim: str | None, count: int, fraction: float) -> np.ndarray:
+    """Return a mask of steps in blocks; where times repeat, as in many forecasts of one day, all of a time or none."""
+    if dim in da.indexes and not da.indexes[dim].is_unique:
+        times, which = np.unique(da.coords[dim].values, return_inverse=True)
+        if len(times) > 1:
+            return _end_blocks(len(times), fraction)[which]
+    return _end_blocks(count, fraction)
 
 
 def _end_blocks(count: int, fraction: float) -> np.ndarray:

@@ -13,6 +13,7 @@ import numpy as np
 import xarray as xr
 
 from xsuperres.errors import DataError, GridError
+from xsuperres.fields.forecasts import TimeAxes
 from xsuperres.fields.grid import Grid, Location, grid_of
 
 __all__ = [
@@ -175,7 +176,13 @@ def with_dims_of(da: xr.DataArray, grid: Grid) -> xr.DataArray:
 
 
 def times_of(da: xr.DataArray, grid: Grid) -> np.ndarray:
-    """Return the times of `da`: along its time dimension, or the one it was selected at; empty if unknown."""
+    """Return the times of `da`: valid ones of a forecast, else along its time dimension, or the one it was selected at.
+
+    Empty if unknown.
+    """
+    valid = TimeAxes.of(da, grid.time).valid
+    if valid is not None:
+        return np.asarray(valid.values).ravel()
     if grid.time in da.coords:
         return da.coords[grid.time].values.ravel()
     found = [c for name, c in da.coords.items() if not c.dims and is_time(name, c)]
