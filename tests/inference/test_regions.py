@@ -126,6 +126,15 @@ def test_frames_of_windows_stay_together(make_model):
     assert sizes(in_blocks([coarse.chunk(time=1)], windowed, budget=5000)) == (24, 24, 12)
 
 
+def test_windows_of_a_forecast_run_along_its_leads(make_model):
+    windowed = make_model(options=(("time_window", 4),)).model
+    forecast = toy_field(time=60, y=14, x=18).rename(time="step").expand_dims(time=3).drop_vars("time", errors="ignore")
+    hours = np.arange(60) * np.timedelta64(6, "h")
+    forecast = forecast.assign_coords(step=("step", hours, {"standard_name": "forecast_period"}))
+    (cut,) = in_blocks([forecast], windowed, budget=5000)
+    assert cut.chunksizes["time"] == (1, 1, 1) and cut.chunksizes["step"] == (24, 24, 12)
+
+
 def test_rows_are_cut_where_one_field_is_too_much(coarse, model, make_model):
     (cut,) = in_blocks([coarse], model, budget=FIELD // 2)
     rows = cut.chunksizes["lat"]

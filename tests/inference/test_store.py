@@ -159,6 +159,22 @@ def test_windows_of_time(make_model, check, tmp_path):
     assert_stored_equals(check, fine, coarse.sr.downscale(toy.model), toy.model.scaling.sd)
 
 
+def test_forecasts_with_leads_and_valid_times(make_model, check, tmp_path):
+    toy = make_model(options=(("time_window", 3),))
+    coarse = toy_field(time=10, y=28, x=36).sr.coarsen(2).rename(time="lead").drop_vars("lead")
+    inits = np.datetime64("2001-01-01", "ns") + np.arange(3) * np.timedelta64(7, "D")
+    leads = (np.arange(10) * np.timedelta64(1, "D")).astype("m8[ns]")
+    coarse = xr.concat([coarse, coarse + 1, coarse - 1], "init").assign_attrs(coarse.attrs)
+    coarse = coarse.assign_coords(
+        init=("init", inits, {"standard_name": "forecast_reference_time"}),
+        lead=("lead", leads, {"standard_name": "forecast_period"}),
+        valid_time=(("init", "lead"), inits[:, None] + leads, {"standard_name": "time"}),
+    )
+    whole, fine = coarse.sr.downscale(toy.model), stored(coarse, tmp_path / "fine.zarr", toy.model)
+    assert fine.lead.dtype == "m8[ns]" and fine.valid_time.dims == ("init", "lead")
+    assert_stored_equals(check, fine, whole, toy.model.scaling.sd)
+
+
 def test_doubles_without_a_name_on_a_rotated_grid(rotated_field, check, tmp_path):
     field = rotated_field.astype("float64", keep_attrs=True)
     model = field.sr.fit(2, **TRAINING)

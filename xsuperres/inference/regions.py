@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import xarray as xr
 
+from xsuperres.fields.forecasts import TimeAxes
 from xsuperres.fields.grid import grid_of
 from xsuperres.model.artefact import SRModel
 from xsuperres.tiles import split
@@ -38,7 +39,8 @@ def in_blocks(fields: Sequence[xr.DataArray], model: SRModel, *, budget: int) ->
     whole = {dim: max(sizes, default=1) for dim, sizes in first.chunksizes.items()} or dict(first.sizes)
     cell = sum(da.dtype.itemsize for da in fields) * model.scale**2
     field = cell * math.prod(first.sizes[dim] for dim in grid.dims)
-    least = [8 * sum(model.time_halo) if dim == grid.time else 1 for dim in lead]  # else frames are encoded twice
+    window = None if model.spec.time_window is None else TimeAxes.of(first, grid.time).along
+    least = [8 * sum(model.time_halo) if dim == window else 1 for dim in lead]  # else frames are encoded twice
     blocks = _lead_blocks([first.sizes[dim] for dim in lead], [whole[dim] for dim in lead], least, field, budget)
     plan = {**whole, **dict(zip(lead, blocks, strict=True))}
     if math.prod(blocks) * field > budget and model.halo is not None:
