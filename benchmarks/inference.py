@@ -290,7 +290,9 @@ def _wall(function: Callable[[], object]) -> float:
 def _side_by_side(folder: str, count: int) -> float:
     """Return the wall seconds of so many processes that each run the bare loop, the slower one's."""
     command = [sys.executable, __file__, "--child", "loop", folder, ""]
-    running = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(count)]
+    running = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(count)
+    ]
     for process in running:
         assert process.stdout is not None and process.stdout.readline() == "ready\n"
     for process in running:

@@ -17,6 +17,7 @@ LEAVES = {
     "ModelFileError": OSError,
     "NoModelError": LookupError,
     "StaticFieldError": ValueError,
+    "StoreError": OSError,
     "TrainingError": RuntimeError,
     "TutorialDataError": OSError,
     "UnitsError": ValueError,

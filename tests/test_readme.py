@@ -67,7 +67,7 @@ def test_the_code_of_the_readme_runs(files):
         exec(compile(re.sub(r'"max_steps": \d+', '"max_steps": 2', block), str(README), "exec"), names)
     assert (files / "tas_x4.safetensors").exists()
     with xr.open_zarr(files / "fine.zarr") as fine:
-        assert dict(fine.sizes) == {"time": 7, "lat": 180, "lon": 360}
+        assert dict(fine.tas.sizes) == {"time": 7, "lat": 180, "lon": 360}
     assert names["ensemble"].sizes["member"] == 10
     assert names["both"].names == ("tas", "pr")
 

@@ -25,7 +25,7 @@ PACKAGE = Path(xsuperres.__file__).parent
 ROOT = PACKAGE.parent
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 MODULES = ["xsuperres", *sorted(m.name for m in pkgutil.walk_packages([str(PACKAGE)], "xsuperres."))]
-PUBLIC_CALLS = {"fit", "downscale", "score"}  # whose settings are keywords for the user's sake
+PUBLIC_CALLS = {"fit", "downscale", "downscale_to_zarr", "score"}  # whose settings are keywords for the user's sake
 
 every_source = pytest.mark.parametrize("path", SOURCES, ids=[str(p.relative_to(PACKAGE)) for p in SOURCES])
 every_module = pytest.mark.parametrize("name", MODULES)
@@ -146,7 +146,8 @@ METHODS = [name for name in dir(SuperResolutionAccessor) if not name.startswith(
 
 
 def test_the_methods():
-    assert set(METHODS) == {"fit", "downscale", "interpolate", "coarsen", "score", "describe", "with_bounds"}
+    known = {"fit", "downscale", "downscale_to_zarr", "interpolate", "coarsen", "score", "describe", "with_bounds"}
+    assert set(METHODS) == known
     for name in METHODS:
         assert getattr(DatasetSuperResolutionAccessor, name) is getattr(SuperResolutionAccessor, name)
 
@@ -160,7 +161,8 @@ def test_accessor_methods_have_explicit_signatures(name):
     assert signature.return_annotation is not inspect.Signature.empty
     parameters = list(signature.parameters.values())[1:]
     assert all(parameter.annotation is not inspect.Parameter.empty for parameter in parameters)
-    assert sum(parameter.kind is not inspect.Parameter.KEYWORD_ONLY for parameter in parameters) <= 1
+    positional = [p.name for p in parameters if p.kind is not inspect.Parameter.KEYWORD_ONLY and p.name != "store"]
+    assert len(positional) <= 1
     mutable = [p.name for p in parameters if isinstance(p.default, (list, dict, set))]
     assert not mutable
 
@@ -349,6 +351,7 @@ def test_all_that_is_imported_is_declared(settings):
     core = {name.split("[")[0].replace("-", "_") for name in requirements(settings["options"]["install_requires"])}
     extras = {name: set(requirements(text)) for name, text in settings["options.extras_require"].items()}
     rooms = dict.fromkeys(("plots", "canvas", "demo"), "viz") | dict.fromkeys(("workers", "plugin"), "distributed")
+    rooms |= dict.fromkeys(("store", "journal", "template"), "io")
     known = core | set(sys.stdlib_module_names) | {"xsuperres", "pandas"}
     for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text())):

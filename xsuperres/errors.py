@@ -16,6 +16,7 @@ __all__ = [
     "ModelFileError",
     "NoModelError",
     "StaticFieldError",
+    "StoreError",
     "TrainingError",
     "TutorialDataError",
     "UnitsError",
@@ -67,6 +68,10 @@ class ModelFileError(XSuperResError, OSError):
 
 class TrainingError(XSuperResError, RuntimeError):
     """Training could not start, or diverged before any usable state."""
+
+
+class StoreError(XSuperResError, OSError):
+    """An archive cannot be written, gone on with, or mixed with another run."""
 
 
 class TutorialDataError(XSuperResError, OSError):

@@ -22,7 +22,8 @@ class Options:
     Parameters
     ----------
     memory_budget : int
-        Bytes that one block of `downscale` may use for the network's activations: a larger one is cut into tiles.
+        Bytes that one block of `downscale` may use for the network's activations: a larger one is cut into tiles. Also
+        the bytes of the result that `downscale_to_zarr` writes at once, unless it is told others.
     cache_dir : str or None
         Folder of downloaded data and of model files that dask workers read. None: the environment
         variable ``XSUPERRES_CACHE``, else the user's cache folder.
@@ -52,7 +53,8 @@ def set_options(*, memory_budget: int | None = None, cache_dir: str | None = Non
     Parameters
     ----------
     memory_budget : int, optional
-        Bytes that one block of `downscale` may use for the network's activations.
+        Bytes that one block of `downscale` may use for the network's activations, and that `downscale_to_zarr` writes
+        at once.
     cache_dir : str, optional
         Folder of downloaded data and of model files that dask workers read.
 

@@ -115,3 +115,12 @@ def test_bounds_of_several_variables(tmp_path):
     assert set(ds.data_vars) == {"tas", "tasmax", "lat_bnds", "lon_bnds"}
     assert "bounds" not in ds.time.attrs
     ds.to_netcdf(tmp_path / "a.nc", engine="h5netcdf")
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_what_has_no_name_gets_none(lazy):
+    """xarray would take that of the dask array."""
+    field = toy_field(time=2, y=8, x=8).rename(None)
+    field = field.chunk(time=1) if lazy else field
+    assert field.sr.coarsen(2).name is None
+    assert field.sr.interpolate(2).name is None

@@ -7,18 +7,15 @@ from typing import Any
 
 import xarray as xr
 
+from xsuperres.accessor.archive import Archiving
 from xsuperres.accessor.base import Accessor
-from xsuperres.accessor.refine import Refining
-from xsuperres.accessor.resample import Resampling
 from xsuperres.accessor.scores import Scoring
 
 __all__ = ["DatasetSuperResolutionAccessor", "SuperResolutionAccessor"]
 
 
 @xr.register_dataarray_accessor("sr")
-class SuperResolutionAccessor(
-    Refining[xr.DataArray], Resampling[xr.DataArray], Scoring[xr.DataArray], Accessor[xr.DataArray]
-):
+class SuperResolutionAccessor(Archiving[xr.DataArray], Scoring[xr.DataArray], Accessor[xr.DataArray]):
     """Deep-learning super-resolution of a DataArray: train, downscale, interpolate, coarsen, score."""
 
     def _fields(self, names: Sequence[Any] | None = None) -> list[xr.DataArray]:
@@ -50,9 +47,7 @@ class SuperResolutionAccessor(
 
 
 @xr.register_dataset_accessor("sr")
-class DatasetSuperResolutionAccessor(
-    Refining[xr.Dataset], Resampling[xr.Dataset], Scoring[xr.Dataset], Accessor[xr.Dataset]
-):
+class DatasetSuperResolutionAccessor(Archiving[xr.Dataset], Scoring[xr.Dataset], Accessor[xr.Dataset]):
     """Deep-learning super-resolution of all fields of a Dataset by one network.
 
     Each has its own scaling, units and transform; they share dims, grid and times. Data variables without horizontal

@@ -33,7 +33,7 @@ def attach(
     coordinates too (they belong to one format, and fail in another), and the digest of a model that made the source.
     """
     attrs = {name: value for name, value in source.attrs.items() if not str(name).startswith("xsuperres_")}
-    out = xr.DataArray(data, dims=dims, name=source.name, attrs=attrs)
+    out = xr.DataArray(data, dims=dims, attrs=attrs).rename(source.name)  # name=None would be that of a dask array
     kept = {
         name: _portable(coordinate.variable)
         for name, coordinate in source.coords.items()

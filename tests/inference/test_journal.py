@@ -1,0 +1,172 @@
+"""The record in the store: one step each, one writer."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+
+import pytest
+import zarr
+from zarr.storage import LocalStore, MemoryStore
+
+from xsuperres.errors import StoreError
+from xsuperres.inference import journal
+from xsuperres.inference.journal import Journal, is_blank, locked, owned, stored_identity, sweep
+
+
+@pytest.fixture
+def place():
+    store = MemoryStore()
+    zarr.open_group(store, mode="w-", zarr_format=3)
+    return store
+
+
+def begun(place) -> Journal:
+    return Journal.begin(place, {"model": "m"}, {"time": 4, "lat": 2})
+
+
+def test_what_is_noted_is_found(place):
+    assert Journal.find(place) is None and is_blank(place)
+    first = begun(place)
+    assert not is_blank(place) and stored_identity(place) is None
+    first.own()
+    first.note({"done": 3})
+    found = Journal.find(place).entries
+    assert found["done"] == 3 and found["identity"] == {"model": "m"} and found["written"] is False
+    assert dict(found["blocks"]) == {"time": 4, "lat": 2} and [dim for dim, _ in found["blocks"]] == ["time", "lat"]
+    assert found["owner"]["pid"] == os.getpid() and found["owner"]["host"] == socket.gethostname()
+    first.remove()
+    assert Journal.find(place) is None
+    first.note({"done": 4})  # a heartbeat that comes too late
+    first.release()
+    assert Journal.find(place) is None
+
+
+def test_one_entry_is_one_write(place, monkeypatch):
+    kept, written = begun(place), []
+    kept.own()
+    put = MemoryStore.set
+
+    async def watched(self, key, *others):
+        written.append(key)
+        await put(self, key, *others)
+
+    monkeypatch.setattr(MemoryStore, "set", watched)
+    kept.note({"done": 1, "cells": 8})
+    assert written == ["xsuperres_journal/zarr.json"]
+
+
+def test_begun_twice(place):
+    begun(place)
+    with pytest.raises(StoreError, match="Another process began"):
+        begun(place)
+
+
+# a lease, where there is no lock
+
+
+def test_a_second_owner_is_refused_while_the_first_is_heard_of(place, monkeypatch):
+    with owned(begun(place), leased=True):
+        second = Journal.find(place)
+        with pytest.raises(StoreError, match=rf"process {os.getpid()} on .* heard of 0 s ago.*try again in 180 s"):
+            owned(second, leased=True).__enter__()
+    with owned(Journal.find(place), leased=True):  # the first took itself out
+        pass
+
+
+def test_an_owner_that_died_is_followed(place, monkeypatch):
+    dead = begun(place)
+    dead.own()
+    now = time.time()
+    monkeypatch.setattr(journal.time, "time", lambda: now + 100)
+    with pytest.raises(StoreError, match="heard of 100 s ago.*try again in 80 s"):
+        owned(Journal.find(place), leased=True).__enter__()
+    monkeypatch.setattr(journal.time, "time", lambda: now + 200)
+    with owned(Journal.find(place), leased=True):
+        with pytest.raises(StoreError, match="was taken over by process"):
+            dead.note({"done": 1})  # it was only slow
+        with pytest.raises(StoreError, match="was taken over by process"):
+            dead.remove()
+    assert Journal.find(place).entries["done"] == 0
+
+
+def test_the_heartbeat_goes_on_while_a_region_is_computed(place, monkeypatch):
+    monkeypatch.setattr(journal, "_BEAT", 0.01)
+    beats, note = [], Journal.note
+
+    def counted(self, entries):
+        beats.append(threading.current_thread())
+        note(self, entries)
+        reached.set()
+
+    reached = threading.Event()
+    monkeypatch.setattr(Journal, "note", counted)
+    kept = begun(place)
+    with owned(kept, leased=True):
+        first = kept.entries["owner"]["heartbeat"]
+        assert reached.wait(10)
+        assert beats[0] is not threading.main_thread()
+    assert kept.entries["owner"] is None and first
+    count = len(beats)
+    assert not reached.wait(0) or len(beats) == count
+
+
+def test_a_heartbeat_that_fails_is_told_and_tried_again(place, monkeypatch, caplog):
+    monkeypatch.setattr(journal, "_BEAT", 0.01)
+    failed, note = threading.Event(), Journal.note
+
+    def failing(self, entries):
+        if len(caplog.records) < 1:
+            raise OSError("network")
+        failed.set()
+        note(self, entries)
+
+    monkeypatch.setattr(Journal, "note", failing)
+    with owned(begun(place), leased=True):
+        assert failed.wait(10)
+    assert "could not be renewed: network" in caplog.text
+
+
+# a lock
+
+
+def test_the_lock_goes_with_what_is_unfinished(tmp_path):
+    folder, lock = tmp_path / "deep" / "fine.zarr", tmp_path / "deep" / "fine.zarr.lock"
+    with locked(folder):
+        assert lock.exists()
+        with pytest.raises(StoreError, match="is being written by another process"):
+            locked(folder).__enter__()
+        kept = Journal.begin(LocalStore(folder), {}, {})
+        kept.own()
+        with pytest.raises(StoreError, match=f"is being written by process {os.getpid()}"):
+            locked(folder).__enter__()
+    assert lock.exists(), "there is something to go on with"
+    with locked(folder):
+        kept.remove()
+    assert not lock.exists()
+    with pytest.raises(RuntimeError, match="boom"), locked(folder):
+        raise RuntimeError("boom")
+    assert not lock.exists()
+
+
+def test_no_lock_where_there_is_no_folder():
+    with locked(None):
+        pass
+
+
+# what killed writers leave
+
+
+def test_only_what_is_ours_is_swept(tmp_path):
+    folder = tmp_path / "fine.zarr"
+    (folder / "c" / "0").mkdir(parents=True)
+    left = folder / "c" / "0" / f"0.{'ab' * 16}.partial"
+    left.write_bytes(b"half")
+    (folder / "notes.txt").write_text("mine")
+    sweep(folder, ours=False)
+    assert left.exists()
+    sweep(folder, ours=True)
+    assert not left.exists() and (folder / "notes.txt").exists()
+    sweep(tmp_path / "nothing", ours=False)

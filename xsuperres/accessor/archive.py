@@ -1,0 +1,133 @@
+"""Archives: the accessor's method `downscale_to_zarr`.
+
+Heavy modules are imported when the method needs them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import xarray as xr
+
+from xsuperres.accessor.base import Accessor, T
+from xsuperres.accessor.refine import PredictorsLike, Refining
+from xsuperres.accessor.resample import Resampling
+
+if TYPE_CHECKING:
+    from xsuperres.model.artefact import SRModel
+
+__all__ = ["Archiving"]
+
+
+class Archiving(Refining[T], Resampling[T], Accessor[T]):
+    """`downscale_to_zarr`."""
+
+    def downscale_to_zarr(
+        self,
+        store: Any,
+        model: SRModel | str | os.PathLike[str] | None = None,
+        *,
+        scale: int | None = None,
+        static: xr.Dataset | xr.DataArray | None = None,
+        predictors: PredictorsLike = None,
+        members: int | None = None,
+        seed: int = 0,
+        batch_size: int | None = None,
+        device: str = "auto",
+        precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32",
+        compile: bool = False,
+        mask: Literal["input", "model"] | None = "model",
+        resume: bool = True,
+        encoding: Mapping[Any, Mapping[str, Any]] | None = None,
+        storage_options: Mapping[str, Any] | None = None,
+        memory_budget: int | None = None,
+        progress: bool = True,
+    ) -> T:
+        """Apply a model to these coarse data and write the result to Zarr, region by region.
+
+        A call that was interrupted, killed even, is gone on with by the same call: what is done is recorded in the
+        store, together with digests of model, inputs and settings, and the final arrays are those of a call that was
+        never interrupted, byte for byte on the same machine. Regions are computed by dask's scheduler in force, a
+        distributed client's too.
+
+        Parameters
+        ----------
+        store : path, URL or Zarr store
+            A local folder, ``s3://bucket/fine.zarr`` and whatever else fsspec knows, or a store object of Zarr.
+        model : SRModel or path, optional
+            By default the active model for this variable and `scale`.
+        scale : int, optional
+            Required without `model`; must be the model's.
+        static, predictors, members, seed, batch_size, device, precision, compile, mask : optional
+            As for `downscale`. A call may be gone on with by another `batch_size`, `device` or `compile`.
+        resume : bool
+            Go on with the archive of the same run that the store holds, or open it if it is finished. False: refuse
+            any store that exists. Nothing is ever deleted.
+        encoding : mapping, optional
+            Of variables, as for `Dataset.to_zarr`. By default fields are stored in chunks of 1 to 32 MiB, shuffled and
+            compressed with zstd, NaN where nothing is written.
+        storage_options : mapping, optional
+            Of the file system behind a URL.
+        memory_budget : int, optional
+            Bytes of the result that are written at once, and lost when the process dies; by default that of
+            `xsuperres.set_options`. Give it a multiple of the workers that a cluster has.
+        progress : bool
+            Show a progress bar with fields per second and the time left.
+
+        Returns
+        -------
+        DataArray or Dataset
+            The finished archive, opened lazily; dims, units and attributes as from `downscale`. The store holds cell
+            bounds, CF attributes and consolidated metadata besides.
+
+        Raises
+        ------
+        StoreError
+            If the store is of another model, other inputs or settings, was not written by this method, cannot be
+            written to, or another process is writing to it.
+        XSuperResError
+            If zarr is not installed, or whatever `downscale` raises.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> import xsuperres as xsr
+        >>> field = xsr.testing.toy_field(time=6, y=16, x=24)
+        >>> model = field.sr.fit(scale=2, optimization={"max_steps": 3}, progress=False, activate=False)
+        >>> coarse, path = field.sr.coarsen(2), f"{tempfile.mkdtemp()}/fine.zarr"
+        >>> fine = coarse.sr.downscale_to_zarr(path, model, progress=False)
+        >>> fine.shape, fine.chunks is not None
+        ((6, 16, 24), True)
+        """
+        from xsuperres.fields.checks import check_values, is_lazy
+        from xsuperres.fields.predictors import named_predictors
+        from xsuperres.inference.chunked import _check_missing, downscale
+        from xsuperres.inference.devices import Execution
+        from xsuperres.inference.identity import encoding_text, identify
+        from xsuperres.inference.regions import in_blocks
+        from xsuperres.inference.store import open_archive, place_of, region_budget, write_archive
+
+        place, budget = place_of(store, storage_options), region_budget(memory_budget)
+        chosen, execution = self._model(model, scale), Execution(device=device, precision=precision, compile=compile)
+        fields = self._fields(chosen.input_names)
+        for da in fields:
+            check_values(da)
+        if not any(is_lazy(da) for da in fields):  # what is refused while it is in memory
+            execution.chosen()
+            _check_missing(fields, replace(chosen, predictors=()))
+        options: dict[str, Any] = {"static": static, "predictors": predictors, "members": members, "seed": seed}
+        options |= {"batch_size": batch_size, "execution": execution, "mask": mask}
+        results = downscale(in_blocks(fields, chosen, budget=budget), chosen, **options)
+        kept = self._returned(results)
+        fine = type(self)(kept).with_bounds()
+        fine = fine.assign_attrs({**(kept.attrs if isinstance(kept, xr.Dataset) else {}), **fine.attrs})
+        settings = {"scale": chosen.scale, "mask": mask, "precision": precision, "encoding": encoding_text(encoding)}
+        settings |= {} if members is None else {"members": int(members), "seed": int(seed)}
+        run = identify(fine, fields, named_predictors(predictors).values(), settings)
+        how: dict[str, Any] = {"resume": resume, "encoding": encoding, "budget": budget, "progress": progress}
+        write_archive(place, fine, run, **how)
+        opened = open_archive(place)
+        return self._returned([opened[da.name or "field"].rename(da.name) for da in results])

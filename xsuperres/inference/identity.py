@@ -1,0 +1,152 @@
+"""What tells one run of `downscale_to_zarr` from another: its model, its inputs, its settings.
+
+Labelled arrays in, JSON out. It depends on neither the process, nor the chunks, nor dask's names; of each input three
+fields are read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from xsuperres.fields.grid import find_axes
+
+__all__ = ["difference", "encoding_text", "fingerprint", "identify"]
+
+_SAMPLED = (0.0, 0.5, 1.0)  # where along the leading dims
+_TOLD = {
+    "model": "model (digest)",
+    "fields": "names, shapes and dtypes of the result",
+    "inputs": "coarse data (digest of coordinates and of three fields)",
+    "predictors": "predictors (digest)",
+    "fine": "fine coordinates and static fields (digest)",
+    "settings": "settings",
+}
+
+
+def identify(
+    fine: xr.Dataset, fields: Iterable[xr.DataArray], predictors: Iterable[xr.DataArray], settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what identifies a run, ready for JSON.
+
+    Parameters
+    ----------
+    fine : Dataset
+        The lazy result, which bears the model's digest.
+    fields, predictors : iterable of DataArray
+        What it is made from.
+    settings : mapping
+        The other settings that the result depends on.
+    """
+    results = [da for da in fine.values() if "xsuperres_model" in da.attrs]
+    beside = fine.drop_vars([da.name for da in results])
+    found = {
+        "model": results[0].attrs["xsuperres_model"],
+        "fields": {
+            str(da.name): {**{str(d): n for d, n in da.sizes.items()}, "dtype": str(da.dtype)} for da in results
+        },
+        "inputs": fingerprint(fields),
+        "predictors": fingerprint(predictors),
+        "fine": _digest_of(_contents(beside.variables)),
+        "settings": dict(settings),
+    }
+    return dict(json.loads(json.dumps(found, sort_keys=True)))
+
+
+def _sizes(da: xr.DataArray) -> dict[str, int]:
+    return {str(dim): size for dim, size in da.sizes.items()}
+
+
+def fingerprint(fields: Iterable[xr.DataArray]) -> str:
+    """Return a sha256 of names, dims, units, coordinates, and of the values of three fields spread over each.
+
+    Examples
+    --------
+    >>> from xsuperres.testing import toy_field
+    >>> field = toy_field(time=4, y=4, x=4)
+    >>> fingerprint([field]) == fingerprint([field.copy(deep=True)]) != fingerprint([field + 1])
+    True
+    """
+    import dask
+
+    parts: list[Any] = []
+    for da in fields:
+        about = [str(da.name), list(map(str, da.dims)), list(da.shape), str(da.dtype), str(da.attrs.get("units"))]
+        parts += [json.dumps(about), *_contents(da.coords), *(sample.data for sample in _samples(da))]
+    return _digest_of(dask.compute(*parts))
+
+
+def _samples(da: xr.DataArray) -> list[xr.DataArray]:
+    """Return the first, middle and last of the fields (y, x)."""
+    names = find_axes(da)
+    lead = {dim: size for dim, size in da.sizes.items() if dim not in (names.y, names.x)}
+    if not all(lead.values()):
+        return []
+    places = {tuple(round(share * (size - 1)) for size in lead.values()) for share in _SAMPLED}
+    return [da.isel(dict(zip(lead, place, strict=True))) for place in sorted(places)]
+
+
+def _contents(variables: Mapping[Any, Any]) -> list[Any]:
+    """Return names, dims and values of coordinates, and of what else goes with fields."""
+    ordered = sorted(variables.items(), key=lambda item: str(item[0]))
+    return [part for name, v in ordered for part in (json.dumps([str(name), list(map(str, v.dims))]), v.data)]
+
+
+def _digest_of(parts: Iterable[Any]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part.encode() if isinstance(part, str) else _content(np.asarray(part)))
+    return digest.hexdigest()
+
+
+def _content(values: np.ndarray) -> bytes:
+    """Return the values as bytes that are the same on every machine."""
+    if values.dtype.kind in "OUT":  # dates of other calendars, names
+        calendars = {str(getattr(value, "calendar", "")) for value in values.ravel()}
+        return "\n".join([*sorted(calendars), *map(str, values.ravel())]).encode()
+    return np.ascontiguousarray(values.astype(values.dtype.newbyteorder("<"))).tobytes()
+
+
+def encoding_text(encoding: Mapping[Any, Mapping[str, Any]] | None) -> str | None:
+    """Return an encoding as text that is the same in every process: codecs by their settings, not their addresses.
+
+    Examples
+    --------
+    >>> encoding_text({"tas": {"chunks": (8, 64, 64)}})
+    '{"tas": {"chunks": [8, 64, 64]}}'
+    """
+
+    def plain(value: Any) -> Any:
+        settings = getattr(value, "to_dict", None) or getattr(value, "get_config", None)
+        return settings() if settings is not None else str(value)
+
+    if not encoding:
+        return None
+    named = {str(name): dict(given) for name, given in encoding.items()}
+    return json.dumps(named, default=plain, sort_keys=True)
+
+
+def difference(stored: Mapping[str, Any], given: Mapping[str, Any]) -> str | None:
+    """Return the first thing that differs, as part of a sentence: expected, then got.
+
+    Examples
+    --------
+    >>> difference({"settings": {"seed": 1, "mask": None}}, {"settings": {"seed": 2, "mask": None}})
+    'other settings: it has seed=1, this run seed=2'
+    """
+    for key, told in _TOLD.items():
+        before, now = stored.get(key), given.get(key)
+        if before == now:
+            continue
+        if isinstance(before, Mapping) and isinstance(now, Mapping):
+            changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+            first, second = (", ".join(f"{name}={side.get(name)!r}" for name in changed) for side in (before, now))
+        else:
+            first, second = str(before)[:16], str(now)[:16]
+        return f"other {told}: it has {first}, this run {second}"
+    return None
