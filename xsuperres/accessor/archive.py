@@ -104,7 +104,7 @@ class Archiving(Refining[T], Resampling[T], Accessor[T]):
         """
         from xsuperres.fields.checks import check_values, is_lazy
         from xsuperres.fields.predictors import named_predictors
-        from xsuperres.inference.chunked import _check_missing, downscale
+        from xsuperres.inference.chunked import check_missing, downscale
         from xsuperres.inference.devices import Execution
         from xsuperres.inference.identity import encoding_text, identify
         from xsuperres.inference.regions import in_blocks
@@ -117,7 +117,7 @@ class Archiving(Refining[T], Resampling[T], Accessor[T]):
             check_values(da)
         if not any(is_lazy(da) for da in fields):  # what is refused while it is in memory
             execution.chosen()
-            _check_missing(fields, replace(chosen, predictors=()))
+            check_missing(fields, replace(chosen, predictors=()))
         options: dict[str, Any] = {"static": static, "predictors": predictors, "members": members, "seed": seed}
         options |= {"batch_size": batch_size, "execution": execution, "mask": mask}
         results = downscale(in_blocks(fields, chosen, budget=budget), chosen, **options)

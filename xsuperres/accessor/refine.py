@@ -61,8 +61,8 @@ class Refining(Accessor[T]):
             Fine cells per coarse cell along each horizontal axis, at least 2; must divide the grid. With `target` it is
             found out.
         target : DataArray or Dataset, optional
-            Fine data of the same (valid) times. Times, members and the variables of Datasets belong together by label; a
-            DataArray may have another name, which the results of `downscale` then bear. Where coarse cells are not
+            Fine data of the same (valid) times. Times, members and the variables of Datasets belong together by label;
+            a DataArray may have another name, which the results of `downscale` then bear. Where coarse cells are not
             blocks of its cells, the coarse data are brought onto blocks conservatively, in `downscale` too; coarse data
             beyond its domain are context.
         static : Dataset, DataArray or list of str, optional

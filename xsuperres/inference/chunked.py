@@ -31,7 +31,7 @@ from xsuperres.inference.workers import refer
 from xsuperres.model.artefact import SRModel, Target
 from xsuperres.options import current_options
 
-__all__ = ["downscale"]
+__all__ = ["check_missing", "downscale"]
 
 
 def downscale(
@@ -60,7 +60,7 @@ def downscale(
     coarse = grid_of(first)
     bound, location = bind(model, first, coarse, static)
     shown = _predictors(predictors, model, coarse, first)
-    _check_missing([*fields, *shown], bound)
+    check_missing([*fields, *shown], bound)
     layout = Layout.of(fields, shown, bound, coarse, members)
     lazy = is_lazy(layout.values)
     if not lazy:
@@ -148,7 +148,7 @@ def _check_settings(model: SRModel, members: int | None, seed: int, batch_size: 
         )
 
 
-def _check_missing(fields: Sequence[xr.DataArray], model: SRModel) -> None:
+def check_missing(fields: Sequence[xr.DataArray], model: SRModel) -> None:
     """Refuse missing values in memory where the training had none; lazy data are looked at when they are computed."""
     for da, part in zip(fields, model.inputs, strict=True):
         if part.variable.had_missing or is_lazy(da) or np.isfinite(da.data).all():
