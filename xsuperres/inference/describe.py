@@ -18,8 +18,9 @@ from xsuperres.fields.grid import Grid, check_scale, grid_of
 from xsuperres.fields.static import riding_statics
 from xsuperres.fields.times import CALENDAR_FEATURES
 from xsuperres.inference.apply import apply
-from xsuperres.inference.domain import misfit
+from xsuperres.inference.domain import everywhere, misfit
 from xsuperres.inference.frames import Frames
+from xsuperres.inference.guard import Limits, tallied
 from xsuperres.inference.prepared import bytes_per_cell, prepare
 from xsuperres.model.artefact import SRModel
 
@@ -47,7 +48,8 @@ def describe(fields: Sequence[xr.DataArray], scale: int | None, model: SRModel |
         rows.append(("result", f"{_bytes(size * factor**2)}"))
     fits = model is not None and model.coarse_grid.locate(grid) is not None
     if model is not None:
-        rows += _with_model(da, grid, model) if fits or not model.fixed_domain else _refused(model, grid)
+        applies = fits or not model.fixed_domain
+        rows += [*_with_model(da, grid, model), *_range(fields, grid, model)] if applies else _refused(model, grid)
     if factor is not None and not fits:
         rows.append(("as training data", _as_training(grid, factor)))
     if model is None:
@@ -104,6 +106,21 @@ def _with_model(da: xr.DataArray, grid: Grid, model: SRModel) -> list[tuple[str,
         ("memory", f"about {_bytes(cells * bytes_per_cell(model))} of activations per field"),
         ("time", f"about {seconds:.2g} s on one device like this CPU"),
     ]
+
+
+def _range(fields: Sequence[xr.DataArray], grid: Grid, model: SRModel) -> list[tuple[str, str]]:
+    """Return how much of the model's variables lies outside the range of its training, if they are in memory."""
+    named = {da.name: da for da in fields} if len(model.targets) > 1 else {model.targets[0].coarse.name: fields[0]}
+    if not all(isinstance(named[n].variable._data, np.ndarray) if n in named else False for n in model.input_names):
+        return []
+    location = model.coarse_grid.locate(grid)
+    told = []
+    for target, part in zip(model.targets, model.ranges, strict=False):
+        part = part if location is not None else part.on(model.coarse_grid, grid)
+        values = grid.canonical(named[target.coarse.name]).values[..., None, :, :]
+        tally = tallied(Limits.of([target], [part]), values, location or everywhere(grid))
+        told.append(f"{100 * tally.share[0]:.3g} %" + (f" ({target.coarse.name})" if len(model.targets) > 1 else ""))
+    return [("range", f"{', '.join(told)} of the cells outside that of the training")]
 
 
 def _seconds_per_cell(model: SRModel) -> float:

@@ -17,7 +17,7 @@ from xsuperres.fields.resample import fine_index, fine_like
 from xsuperres.fields.static import StaticLike, find_static, given_fields
 from xsuperres.model.artefact import SRModel
 
-__all__ = ["bind", "misfit"]
+__all__ = ["bind", "everywhere", "misfit"]
 
 _ALIKE = 1e-2  # of the spacing: cells of one size
 _SHIFTED = 1e-3  # of the spacing: cells at one place
@@ -32,7 +32,7 @@ def bind(model: SRModel, da: xr.DataArray, coarse: Grid, static: StaticLike | No
         if model.fixed_domain or model.static_scaling.names:
             raise _elsewhere(model, coarse)
         fine = coarse.refine(model.scale)
-        return model.on(fine, xr.Dataset()), _everywhere(coarse)
+        return model.on(fine, xr.Dataset()), everywhere(coarse)
     if not isinstance(static, (xr.Dataset, xr.DataArray)):
         raise StaticFieldError(
             "static= takes a Dataset or DataArray with the fine fields of the data's domain; names alone do not say "
@@ -50,7 +50,7 @@ def bind(model: SRModel, da: xr.DataArray, coarse: Grid, static: StaticLike | No
     if model.fixed_domain and location is not None:
         _check_same_static(model, location, planes)
         return model, location
-    return model.on(fine, planes), _everywhere(coarse)
+    return model.on(fine, planes), everywhere(coarse)
 
 
 def _check_same_static(model: SRModel, location: Location, planes: xr.Dataset) -> None:
@@ -67,7 +67,8 @@ def _check_same_static(model: SRModel, location: Location, planes: xr.Dataset) -
             )
 
 
-def _everywhere(coarse: Grid) -> Location:
+def everywhere(coarse: Grid) -> Location:
+    """Return the location of a grid on itself."""
     return Location(np.arange(coarse.y.size), np.arange(coarse.x.size))
 
 
