@@ -178,7 +178,7 @@ class Refining(Accessor[T]):
             model was made from: of that cell; on an open domain of that latitude, or of all cells where rows are no
             latitudes. Limits are wider than the range where it is that of few values. In-memory data are looked at
             first; lazy ones as they are computed, each worker process judging what it has seen of the result, of
-            eight fields at least. Results do not depend on it.
+            six fields at least. Results do not depend on it.
 
         Returns
         -------

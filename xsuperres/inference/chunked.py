@@ -181,7 +181,7 @@ def _check_missing(fields: Sequence[xr.DataArray], model: SRModel) -> None:
             continue
         share = 100 * float(np.mean(~np.isfinite(da.data)))
         raise DataError(
-            f"{part.coarse.name or 'The data'!r} is NaN in {share:.2g} % of the cells, but the model was trained on "
+            f"{part.coarse.name or 'The data'!r} is NaN in {share:.3g} % of the cells, but the model was trained on "
             "complete fields and has no mask channel; fill them, or train on data with the same gaps."
         )
 

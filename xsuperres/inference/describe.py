@@ -48,8 +48,7 @@ def describe(fields: Sequence[xr.DataArray], scale: int | None, model: SRModel |
         rows.append(("result", f"{_bytes(size * factor**2)}"))
     fits = model is not None and model.coarse_grid.locate(grid) is not None
     if model is not None:
-        applies = fits or not model.fixed_domain
-        rows += [*_with_model(da, grid, model), *_range(fields, grid, model)] if applies else _refused(model, grid)
+        rows += _with_model(fields, grid, model) if fits or not model.fixed_domain else _refused(model, grid)
     if factor is not None and not fits:
         rows.append(("as training data", _as_training(grid, factor)))
     if model is None:
@@ -89,19 +88,19 @@ def _refused(model: SRModel, grid: Grid) -> list[tuple[str, str]]:
     return [_named(model), ("domain", f"not on (a crop of) the model's coarse grid: {misfit(model, grid)}")]
 
 
-def _with_model(da: xr.DataArray, grid: Grid, model: SRModel) -> list[tuple[str, str]]:
+def _with_model(fields: Sequence[xr.DataArray], grid: Grid, model: SRModel) -> list[tuple[str, str]]:
     """Return what there is to say of a model that can be applied here, with static fields where it needs them."""
     names = ", ".join(model.static_scaling.names)
     where = "on the model's grid: its static fields are used"
     if model.coarse_grid.locate(grid) is None:
         where = f"elsewhere ({misfit(model, grid)})" + (f": pass static= with {names}, fine" if names else "")
-    fields = int(np.prod([da.sizes[d] for d in da.dims if d not in grid.dims], dtype=int))
     cells = grid.y.size * grid.x.size
-    seconds = fields * cells * _seconds_per_cell(model)
+    seconds = fields[0].size * _seconds_per_cell(model)
     return [
         _named(model),
         ("static fields", names or "none"),
         ("domain", where),
+        *_range(fields, grid, model),
         ("halo", "the whole domain" if model.halo is None else f"{model.halo} coarse cells"),
         ("memory", f"about {_bytes(cells * bytes_per_cell(model))} of activations per field"),
         ("time", f"about {seconds:.2g} s on one device like this CPU"),
