@@ -73,13 +73,13 @@ def fit(
 def _untrained(material: Material, settings: FitSettings, init: SRModel | None) -> SRModel:
     """Return the model with baselines, fitted in the transformed units of `init`, and new weights."""
     transforms = None if init is None else [target.transform for target in init.targets]
-    targets, predictors, seen = fitted_parts(material, settings, transforms)
-    inputs: tuple[Input, ...] = (*targets, *predictors)
+    fitted = fitted_parts(material, settings, transforms)
+    inputs: tuple[Input, ...] = (*fitted.targets, *fitted.predictors)
     spec = network_spec(
         settings,
         statics=len(material.static.data_vars),
-        targets=len(targets),
-        predictors=len(predictors),
+        targets=len(fitted.targets),
+        predictors=len(fitted.predictors),
         masked=[index for index, part in enumerate(inputs) if part.variable.had_missing],
         shape=material.grid.shape,
     )
@@ -89,8 +89,9 @@ def _untrained(material: Material, settings: FitSettings, init: SRModel | None) 
     return SRModel(
         spec=spec,
         network=network.to(memory_format=torch.channels_last),  # type: ignore[call-overload]
-        targets=targets,
-        predictors=predictors,
+        targets=fitted.targets,
+        predictors=fitted.predictors,
+        ranges=fitted.ranges,
         static_scaling=fit_static_scaling(material.static, material.anomaly, material.grid.area),
         data=settings.data,
         grid=material.grid,
@@ -98,7 +99,7 @@ def _untrained(material: Material, settings: FitSettings, init: SRModel | None) 
         training=TrainingRecord(
             period=None, samples=0, seed=settings.seed, steps=0, cpu_seconds=0.0, validation_kind="none"
         ),
-        fine_mask=seen,
+        fine_mask=fitted.seen,
         margin=material.sources.margin,
         paired=material.sources.coarse is not None,
     )

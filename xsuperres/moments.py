@@ -6,6 +6,7 @@ Numpy in and out, by way of `FieldBlocks`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,13 @@ from xsuperres.errors import ConfigError, DataError
 from xsuperres.fields.baselines import InputMoments, Scaling, TrainingMoments, coarse_area
 from xsuperres.fields.checks import check_decoded
 from xsuperres.fields.components import mirror_signs
+from xsuperres.fields.ranges import Extremes, InputRange
 from xsuperres.fields.transform import Transform, stacked_offsets
 from xsuperres.material import Material
 from xsuperres.model.artefact import Predictor, Target, Variable
 from xsuperres.settings import FitSettings
 
-__all__ = ["fitted_parts"]
+__all__ = ["Fitted", "fitted_parts"]
 
 _TOLD = ("units", "standard_name", "long_name")
 _NEVER_NEGATIVE = (  # CF standard names
@@ -39,13 +41,33 @@ _NEVER_NEGATIVE = (  # CF standard names
 )
 
 
-def fitted_parts(
-    material: Material, settings: FitSettings, given: Sequence[Transform] | None = None
-) -> tuple[tuple[Target, ...], tuple[Predictor, ...], np.ndarray | None]:
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """What is fitted in closed form: targets, predictors, and the range of the inputs of both.
+
+    `seen` is (targets, Y, X): the fine cells that were trained on at least once, where some never were.
+    """
+
+    targets: tuple[Target, ...]
+    predictors: tuple[Predictor, ...]
+    ranges: tuple[InputRange, ...]
+    seen: np.ndarray | None
+
+
+@dataclass(frozen=True, eq=False)
+class _Sums:
+    """What one pass gathers: moments of targets and of all inputs, the lowest values of targets, extremes of inputs."""
+
+    moments: list[TrainingMoments]
+    inputs: list[InputMoments]
+    lowest: list[float]
+    extremes: Extremes
+
+
+def fitted_parts(material: Material, settings: FitSettings, given: Sequence[Transform] | None = None) -> Fitted:
     """Return the targets and predictors with all that is fitted in closed form on the training samples.
 
-    The third is (targets, Y, X): the fine cells that were trained on at least once, where some never were. Transforms
-    are those `given`, of the same kinds as in the settings (fine-tuning).
+    Transforms are those `given`, of the same kinds as in the settings (fine-tuning).
 
     Raises
     ------
@@ -60,7 +82,8 @@ def fitted_parts(
             "this field by heart. Use validation='space' or data={'domain': 'open'}, or more fields."
         )
     transforms, climatologies = _transforms(material, settings, given)
-    moments, inputs, lowest = _gathered(material, settings, transforms, climatologies)
+    sums = _gathered(material, settings, transforms, climatologies)
+    moments, inputs = sums.moments, sums.inputs
     flipped = {index for along in mirror_signs(sources.fields, settings.sampling).values() for index in along}
     targets = []
     for index, da in enumerate(sources.targets):
@@ -72,7 +95,7 @@ def fitted_parts(
                 baselines=baselines if fixed else baselines.pooled(),
                 transform=transforms[index],
                 climatology=climatologies[index],
-                bounds=_bounds(da, lowest[index], settings),
+                bounds=_bounds(da, sums.lowest[index], settings),
                 source=_variable(sources.coarse[index], inputs[index].missing) if sources.coarse else None,
             )
         )
@@ -88,7 +111,7 @@ def fitted_parts(
             )
         )
     seen = np.stack([moment.count > 0 for moment in moments])
-    return tuple(targets), tuple(predictors), None if seen.all() else seen
+    return Fitted(tuple(targets), tuple(predictors), sums.extremes.ranges(), None if seen.all() else seen)
 
 
 def _about_zero(scaling: Scaling) -> Scaling:
@@ -162,13 +185,15 @@ def _means(material: Material) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarra
 
 def _gathered(
     material: Material, settings: FitSettings, transforms: list[Transform], climatologies: list[Any]
-) -> tuple[list[TrainingMoments], list[InputMoments], list[float]]:
-    """Return the moments of targets, those of all inputs, and the lowest values of targets, from one pass."""
+) -> _Sums:
+    """Return the sums from one pass; extremes are those of held-out fields too, on which its skill is known."""
     blocks, holdout, radius = material.blocks, material.holdout, settings.data.contrast_radius
     area, count = material.grid.area * holdout.weight, len(transforms)
     moments = [TrainingMoments(area, material.anomaly, contrast_radius=radius) for _ in transforms]
     inputs = [m.inputs for m in moments] + [InputMoments(radius) for _ in material.sources.predictors]
-    shapes = material.grid.coarsen(settings.scale).shape, material.grid.shape
+    coarse_grid = material.grid.coarsen(settings.scale)
+    extremes = Extremes(coarse_grid, fixed=settings.data.domain == "fixed")
+    shapes = coarse_grid.shape, material.grid.shape
     offsets = stacked_offsets(climatologies, shapes)
     names = [da.name for da in material.sources.fields]
     lowest = [np.inf] * count
@@ -179,6 +204,7 @@ def _gathered(
         for which, found in enumerate(inputs):
             check_decoded(fields.inputs[:, which], names[which])
             found.missing = found.missing or not bool(np.isfinite(fields.inputs[:, which]).all())
+        extremes.add(fields.shown)
         chosen = holdout.training[blocks.fields(index)]
         if not chosen.any():
             continue
@@ -190,4 +216,4 @@ def _gathered(
             moment.add(target[:, which], bicubic[:, which], coarse[:, which])
         for which in range(count, len(inputs)):
             inputs[which].add(part.inputs[:, which], coarse_area(area, shapes[0]))
-    return moments, inputs, lowest
+    return _Sums(moments, inputs, lowest, extremes)

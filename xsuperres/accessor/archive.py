@@ -40,6 +40,7 @@ class Archiving(Refining[T], Resampling[T], Accessor[T]):
         precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32",
         compile: bool = False,
         mask: Literal["input", "model"] | None = "model",
+        check_range: Literal["warn", "raise", "ignore"] = "warn",
         resume: bool = True,
         encoding: Mapping[Any, Mapping[str, Any]] | None = None,
         storage_options: Mapping[str, Any] | None = None,
@@ -61,7 +62,7 @@ class Archiving(Refining[T], Resampling[T], Accessor[T]):
             By default the active model for this variable and `scale`.
         scale : int, optional
             Required without `model`; must be the model's.
-        static, predictors, members, seed, batch_size, device, precision, compile, mask : optional
+        static, predictors, members, seed, batch_size, device, precision, compile, mask, check_range : optional
             As for `downscale`. A call may be gone on with by another `batch_size`, `device` or `compile`.
         resume : bool
             Go on with the archive of the same run that the store holds, or open it if it is finished. False: refuse
@@ -119,7 +120,7 @@ class Archiving(Refining[T], Resampling[T], Accessor[T]):
             execution.chosen()
             check_missing(fields, replace(chosen, predictors=()))
         options: dict[str, Any] = {"static": static, "predictors": predictors, "members": members, "seed": seed}
-        options |= {"batch_size": batch_size, "execution": execution, "mask": mask}
+        options |= {"batch_size": batch_size, "execution": execution, "mask": mask, "check_range": check_range}
         results = downscale(in_blocks(fields, chosen, budget=budget), chosen, **options)
         kept = self._returned(results)
         fine = type(self)(kept).with_bounds()

@@ -143,6 +143,7 @@ class Refining(Accessor[T]):
         precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32",
         compile: bool = False,
         mask: Literal["input", "model"] | None = "model",
+        check_range: Literal["warn", "raise", "ignore"] = "warn",
     ) -> T:
         """Apply a model to these coarse data.
 
@@ -172,6 +173,12 @@ class Refining(Accessor[T]):
             Whether torch compiles the network, which takes tens of seconds in each process.
         mask : {"input", "model", None}
             Result is NaN where the coarse cell is; "model" also where the training target always was; None: nowhere.
+        check_range : {"warn", "raise", "ignore"}
+            What to do if more than 5 % of the coarse cells of a variable lie outside the range of the data that the
+            model was made from: of that cell; on an open domain of that latitude, or of all cells where rows are no
+            latitudes. Limits are wider than the range where it is that of few values. In-memory data are looked at
+            first; lazy ones as they are computed, each worker process judging what it has seen of the result, of
+            six fields at least. Results do not depend on it.
 
         Returns
         -------
@@ -185,7 +192,8 @@ class Refining(Accessor[T]):
         Raises
         ------
         XSuperResError
-            If there is no such model, or grid, units or static fields do not fit.
+            If there is no such model, or grid, units or static fields do not fit; with ``check_range="raise"`` also if
+            the data are out of range, for lazy data when they are computed.
         """
         from xsuperres.inference.chunked import downscale
         from xsuperres.inference.devices import Execution
@@ -193,7 +201,7 @@ class Refining(Accessor[T]):
         chosen = self._model(model, scale)
         options: dict[str, Any] = {"static": static, "predictors": predictors, "members": members, "seed": seed}
         execution = Execution(device=device, precision=precision, compile=compile)
-        options |= {"batch_size": batch_size, "execution": execution, "mask": mask}
+        options |= {"batch_size": batch_size, "execution": execution, "mask": mask, "check_range": check_range}
         return self._returned(downscale(self._fields(chosen.input_names), chosen, **options))
 
     def _model(self, model: SRModel | str | os.PathLike[str] | None, scale: int | None) -> SRModel:

@@ -129,6 +129,12 @@ class Grid:
         coords = self.coords.isel({self.y.dim: location.rows, self.x.dim: location.columns})
         return replace(self, y=self.y.take(location.rows), x=self.x.take(location.columns), coords=coords)
 
+    def kind(self, axis: Axis) -> str:
+        """Return the kind of an axis, which also tells rotated latitudes and longitudes from true ones."""
+        told = self.coords.variables[axis.name].attrs.get("standard_name", "") if axis.name in self.coords else ""
+        rotated = str(told).startswith("grid_") or axis.name.lower() in ("rlat", "rlon")
+        return f"rotated {axis.kind}" if rotated and axis.kind != "other" else axis.kind
+
     def parts(self) -> list[slice]:
         """Return the connected stretches of columns."""
         return self.x.parts

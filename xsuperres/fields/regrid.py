@@ -21,7 +21,7 @@ from xsuperres.fields.checks import check_values, is_lazy
 from xsuperres.fields.grid import Grid, Location, grid_of
 from xsuperres.fields.labels import attach
 
-__all__ = ["covered", "kind_of", "linear_weights", "overlap_weights", "regrid"]
+__all__ = ["covered", "linear_weights", "overlap_weights", "regrid"]
 
 Method = Literal["conservative", "linear"]
 Bands = tuple[np.ndarray, np.ndarray]
@@ -155,7 +155,7 @@ def covered(source: Grid, target: Grid) -> bool:
 def _objection(source: Grid, target: Grid) -> str | None:
     """Return what keeps a field from being brought to `target`, or None."""
     for ours, theirs in _pairs(source, target):
-        have, want = kind_of(ours, source), kind_of(theirs, target)
+        have, want = source.kind(ours), target.kind(theirs)
         if have != want:
             return (
                 f"Axis {ours.dim!r} of the data is of kind {have!r}, axis {theirs.dim!r} of the target grid of kind "
@@ -175,13 +175,6 @@ def _objection(source: Grid, target: Grid) -> str | None:
 
 def _pairs(source: Grid, target: Grid) -> tuple[tuple[Axis, Axis], tuple[Axis, Axis]]:
     return (source.y, target.y), (source.x, target.x)
-
-
-def kind_of(axis: Axis, grid: Grid) -> str:
-    """Return the kind of an axis, which also tells rotated latitudes and longitudes from true ones."""
-    told = grid.coords.variables[axis.name].attrs.get("standard_name", "") if axis.name in grid.coords else ""
-    rotated = str(told).startswith("grid_") or axis.name.lower() in ("rlat", "rlon")
-    return f"rotated {axis.kind}" if rotated and axis.kind != "other" else axis.kind
 
 
 def _same_cells(source: Grid, target: Grid) -> Location | None:

@@ -5,6 +5,7 @@ Labelled arrays in and out. On dask input nothing is computed; in-memory input r
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from numbers import Integral
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from xsuperres.config import check_choice
 from xsuperres.errors import ConfigError, DataError, GridError
 from xsuperres.fields.checks import check_units, check_values, check_variable, is_lazy
 from xsuperres.fields.grid import Grid, Location, grid_of
@@ -24,6 +26,7 @@ from xsuperres.fields.static import StaticLike
 from xsuperres.inference.apply import Mask
 from xsuperres.inference.devices import Execution
 from xsuperres.inference.domain import bind
+from xsuperres.inference.guard import CHECKS, CheckRange, Guard, check_now
 from xsuperres.inference.layout import Layout
 from xsuperres.inference.placement import brought
 from xsuperres.inference.tile import Tile
@@ -45,10 +48,12 @@ def downscale(
     batch_size: int | None = None,
     execution: Execution | None = None,
     mask: Mask = "model",
+    check_range: CheckRange = "warn",
 ) -> list[xr.DataArray]:
     """Apply `model` to coarse fields, one per target; see `SuperResolutionAccessor.downscale`."""
     execution = execution or Execution()
     _check_settings(model, members, seed, batch_size, mask)
+    check_choice("check_range", check_range, CHECKS)
     for da, target in zip(fields, model.targets, strict=True):
         check_values(da)
         check_units(da, target.coarse.units, what="downscale")
@@ -63,8 +68,13 @@ def downscale(
     check_missing([*fields, *shown], bound)
     layout = Layout.of(fields, shown, bound, coarse, members)
     lazy = is_lazy(layout.values)
-    if not lazy:
+    guard = None
+    if lazy:
+        result = f"{layout.values.data.name}-{bound.digest}"
+        guard = Guard.of(check_range, result, (first.size // math.prod(coarse.shape), *coarse.shape))
+    else:
         execution.chosen()  # a lazy result may be computed where there are other devices
+        check_now(check_range, bound, layout.each, location)
     tile = Tile(
         reference=refer(bound, to_file=lazy),
         first=(int(location.rows[0]), int(location.columns[0])),
@@ -77,6 +87,7 @@ def downscale(
         batch_size=batch_size,
         mask=mask,
         memory_budget=current_options().memory_budget,
+        guard=guard,
     )
     data = layout.mapped(tile)
     fine_location = Location(*(fine_index(i, model.scale) for i in (location.rows, location.columns)))
@@ -155,7 +166,7 @@ def check_missing(fields: Sequence[xr.DataArray], model: SRModel) -> None:
             continue
         share = 100 * float(np.mean(~np.isfinite(da.data)))
         raise DataError(
-            f"{part.coarse.name or 'The data'!r} is NaN in {share:.2g} % of the cells, but the model was trained on "
+            f"{part.coarse.name or 'The data'!r} is NaN in {share:.3g} % of the cells, but the model was trained on "
             "complete fields and has no mask channel; fill them, or train on data with the same gaps."
         )
 

@@ -19,8 +19,9 @@ from xsuperres.fields.grid import Grid, check_scale, grid_of
 from xsuperres.fields.static import riding_statics
 from xsuperres.fields.times import CALENDAR_FEATURES
 from xsuperres.inference.apply import apply
-from xsuperres.inference.domain import misfit
+from xsuperres.inference.domain import everywhere, misfit
 from xsuperres.inference.frames import Frames
+from xsuperres.inference.guard import Limits, tallied
 from xsuperres.inference.placement import placement
 from xsuperres.inference.prepared import bytes_per_cell, prepare
 from xsuperres.model.artefact import SRModel
@@ -53,7 +54,9 @@ def describe(fields: Sequence[xr.DataArray], scale: int | None, model: SRModel |
     fits = model is not None and model.coarse_grid.locate(grid) is not None
     if model is not None and moved is not None:
         refused = moved.target is None and model.fixed_domain
-        rows += [_named(model), ("domain", moved.note)] if refused else _with_model(da, grid, used, model, moved.note)
+        rows += (
+            [_named(model), ("domain", moved.note)] if refused else _with_model(fields, grid, used, model, moved.note)
+        )
     if factor is not None and not fits:
         rows.append(("as training data", _as_training(grid, factor)))
     if model is None:
@@ -111,20 +114,38 @@ def _moved(model: SRModel, grid: Grid) -> _Moved:
     return _Moved(found.target, found.note + (f" For all of the data {given}." if given else ""))
 
 
-def _with_model(da: xr.DataArray, grid: Grid, used: Grid, model: SRModel, where: str) -> list[tuple[str, str]]:
+def _with_model(
+    fields: Sequence[xr.DataArray], grid: Grid, used: Grid, model: SRModel, where: str
+) -> list[tuple[str, str]]:
     """Return what there is to say of a model that can be applied here, with static fields where it needs them."""
     names = ", ".join(model.static_scaling.names)
-    fields = int(np.prod([da.sizes[d] for d in da.dims if d not in grid.dims], dtype=int))
     cells = used.y.size * used.x.size
-    seconds = fields * cells * _seconds_per_cell(model)
+    samples = fields[0].size / (grid.y.size * grid.x.size)
+    seconds = samples * cells * _seconds_per_cell(model)
     return [
         _named(model),
         ("static fields", names or "none"),
         ("domain", where),
+        *(_range(fields, grid, model) if used is grid else ()),
         ("halo", "the whole domain" if model.halo is None else f"{model.halo} coarse cells"),
         ("memory", f"about {_bytes(cells * bytes_per_cell(model))} of activations per field"),
         ("time", f"about {seconds:.2g} s on one device like this CPU"),
     ]
+
+
+def _range(fields: Sequence[xr.DataArray], grid: Grid, model: SRModel) -> list[tuple[str, str]]:
+    """Return how much of the model's variables lies outside the range of its training, if they are in memory."""
+    named = {da.name: da for da in fields} if len(model.targets) > 1 else {model.targets[0].coarse.name: fields[0]}
+    if not all(isinstance(named[n].variable._data, np.ndarray) if n in named else False for n in model.input_names):
+        return []
+    location = model.coarse_grid.locate(grid)
+    told = []
+    for target, part in zip(model.targets, model.ranges, strict=False):
+        part = part if location is not None else part.on(model.coarse_grid, grid)
+        values = grid.canonical(named[target.coarse.name]).values[..., None, :, :]
+        tally = tallied(Limits.of([target], [part]), values, location or everywhere(grid))
+        told.append(f"{100 * tally.share[0]:.3g} %" + (f" ({target.coarse.name})" if len(model.targets) > 1 else ""))
+    return [("range", f"{', '.join(told)} of the cells outside that of the training")]
 
 
 def _seconds_per_cell(model: SRModel) -> float:

@@ -13,12 +13,12 @@ import xarray as xr
 from xsuperres.errors import GridError, StaticFieldError, XSuperResWarning
 from xsuperres.fields.axes import Axis
 from xsuperres.fields.grid import Grid, Location
-from xsuperres.fields.regrid import kind_of, overlap_weights
+from xsuperres.fields.regrid import overlap_weights
 from xsuperres.fields.resample import fine_index, fine_like
 from xsuperres.fields.static import StaticLike, find_static, given_fields
 from xsuperres.model.artefact import SRModel
 
-__all__ = ["bind", "difference", "elsewhere", "misfit", "obstacle"]
+__all__ = ["bind", "difference", "elsewhere", "everywhere", "misfit", "obstacle"]
 
 _ALIKE = 1e-2  # of the spacing: cells of one size
 _SHIFTED = 1e-3  # of the spacing: cells at one place
@@ -34,7 +34,7 @@ def bind(model: SRModel, da: xr.DataArray, coarse: Grid, static: StaticLike | No
         if location is not None:
             return model, location
         fine = coarse.refine(model.scale)
-        return model.on(fine, xr.Dataset()), _everywhere(coarse)
+        return model.on(fine, xr.Dataset()), everywhere(coarse)
     if not isinstance(static, (xr.Dataset, xr.DataArray)):
         raise StaticFieldError(
             "static= takes a Dataset or DataArray with the fine fields of the data's domain; names alone do not say "
@@ -50,7 +50,7 @@ def bind(model: SRModel, da: xr.DataArray, coarse: Grid, static: StaticLike | No
     if model.fixed_domain and location is not None:
         _check_same_static(model, location, planes)
         return model, location
-    return model.on(fine, planes), _everywhere(coarse)
+    return model.on(fine, planes), everywhere(coarse)
 
 
 def _check_same_static(model: SRModel, location: Location, planes: xr.Dataset) -> None:
@@ -67,7 +67,8 @@ def _check_same_static(model: SRModel, location: Location, planes: xr.Dataset) -
             )
 
 
-def _everywhere(coarse: Grid) -> Location:
+def everywhere(coarse: Grid) -> Location:
+    """Return the location of a grid on itself."""
     return Location(np.arange(coarse.y.size), np.arange(coarse.x.size))
 
 
@@ -91,7 +92,7 @@ def elsewhere(model: SRModel, coarse: Grid) -> Exception:
 def obstacle(model: SRModel, given: Grid) -> str | None:
     """Return what keeps data, which are not on the model's coarse grid, from being brought onto it; None if nothing."""
     ours, fine = model.coarse_grid, model.grid
-    kinds = [" x ".join(kind_of(axis, grid) for axis in (grid.y, grid.x)) for grid in (ours, given)]
+    kinds = [" x ".join(grid.kind(axis) for axis in (grid.y, grid.x)) for grid in (ours, given)]
     if kinds[0] != kinds[1]:
         return f"expected axes that are {kinds[0]}, got {kinds[1]}"
     if _one_size(_pairs(fine, given)):

@@ -107,6 +107,12 @@ class Layout:
             plans.insert(len(plans) - 2, AxisPlan(count=len(model.targets)))
         return plans
 
+    @property
+    def each(self) -> Any:
+        """The coarse data (..., variables, y, x), also of a single variable."""
+        data = self.values.data
+        return data if self.stacked else data[..., None, :, :]
+
     def parts(self, data: Any) -> list[Any]:
         """Return the fine data of each target, in the dtype of its own field."""
         if not self.stacked:

@@ -1,6 +1,6 @@
 """A model ready to run: its tensors on one device, cropped block by block, and what a block of it takes.
 
-Tensors only.
+Tensors only, but for the range of its inputs.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from xsuperres.fields.channels import Channels, CoarsePlanes
 from xsuperres.inference.devices import ON_CPU, Device, Execution, device_of
+from xsuperres.inference.guard import Limits
 from xsuperres.model.artefact import SRModel
 from xsuperres.nn.network import Encoded, SuperResolution
 
@@ -28,8 +29,8 @@ class Prepared:
 
     `fine` (c, Y, X) are the fine channels, `correction` (t, Y, X) what the skip adds to bicubic in scaled units,
     `coarse` the planes of the coarse grid, `offset` (t, Y, X) what is added to transformed values, `trained`
-    (t, Y, X) the fine cells that were trained on, where some never were. `encode` and `decode` are the network's own,
-    or compiled.
+    (t, Y, X) the fine cells that were trained on, where some never were, `limits` the range of the inputs. `encode` and
+    `decode` are the network's own, or compiled.
     """
 
     network: SuperResolution
@@ -45,6 +46,7 @@ class Prepared:
     coarse: CoarsePlanes
     offset: Tensor | None
     trained: Tensor | None
+    limits: Limits
     device: Device
     precision: str
 
@@ -75,6 +77,7 @@ def prepare(model: SRModel, execution: Execution = ON_CPU, network: SuperResolut
         coarse=CoarsePlanes(tensor(channels.climatology, torch.float64), tensor(offsets[0], torch.float64)),
         offset=tensor(offsets[1]),
         trained=tensor(model.fine_mask, torch.bool),
+        limits=Limits.of(model.inputs, model.ranges),
         device=device,
         precision=execution.precision,
     )

@@ -13,10 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from xsuperres.fields.grid import Location
 from xsuperres.fields.times import window_frames
 from xsuperres.inference.apply import Mask, apply
 from xsuperres.inference.devices import Execution, device_of
 from xsuperres.inference.frames import Frames
+from xsuperres.inference.guard import Guard
 from xsuperres.inference.prepared import Prepared, sub_batch
 from xsuperres.inference.workers import ModelReference, prepared_model
 from xsuperres.nn.place import Place, sample_keys
@@ -31,7 +33,8 @@ class Tile:
 
     `first` is the model's coarse cell (row, column) where the data begin, `period` how many of its columns make a turn,
     `width` how many columns the data have; `stacked` whether there is an axis of variables; `order` is that of the
-    leading axes in which fields are numbered, whatever that of the data; `seed` is None where nothing is random.
+    leading axes in which fields are numbered, whatever that of the data; `seed` is None where nothing is random,
+    `guard` where nobody watches.
     """
 
     reference: ModelReference
@@ -45,6 +48,7 @@ class Tile:
     batch_size: int | None
     mask: Mask
     memory_budget: int
+    guard: Guard | None = None
 
     def __call__(self, block: np.ndarray, parts: tuple[Window, ...], steps: np.ndarray | None = None) -> np.ndarray:
         """Return the fine block (..., [targets], Y, X) of a coarse one (..., [variables], y, x).
@@ -61,12 +65,19 @@ class Tile:
         execution = self.execution.chosen()  # the worker's own device
         with device_of(execution.device).gate():
             prepared = prepared_model(self.reference, execution)
+            if self.guard is not None:
+                self.guard.watch(prepared.limits, block, parts, self._location(block, parts))
             series = self._series(block, parts, steps, prepared)
             fine = np.concatenate([self._run(prepared, frames) for frames in series])
         if prepared.network.fusion is not None:
             lead = (*lead[:-1], parts[len(lead) - 1].core)
         fine = fine.reshape(*lead, *fine.shape[1:])
         return fine if self.stacked else fine[..., 0, :, :]
+
+    def _location(self, block: np.ndarray, parts: tuple[Window, ...]) -> Location:
+        """Return the model's coarse cells of a block."""
+        rows, columns = (part.origin + np.arange(size) for part, size in zip(parts[-2:], block.shape[-2:], strict=True))
+        return Location(self.first[0] + rows, (self.first[1] + columns) % self.period)
 
     def _series(
         self, block: np.ndarray, parts: tuple[Window, ...], steps: np.ndarray | None, prepared: Prepared
@@ -76,10 +87,11 @@ class Tile:
         rows, columns = (part.origin + np.arange(size) for part, size in zip(parts[-2:], plane[-2:], strict=True))
         cells = torch.from_numpy(rows), torch.from_numpy(columns % self.width)
         place = Place(*cells, core=(parts[-2].own, parts[-1].own))
+        location = self._location(block, parts)
         frames = Frames(
             values=block.reshape(-1, *plane),
-            rows=self.first[0] + rows,
-            columns=(self.first[1] + columns) % self.period,
+            rows=location.rows,
+            columns=location.columns,
             place=place,
         )
         keys = self._keys(parts[: len(lead)], lead)

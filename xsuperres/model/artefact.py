@@ -17,6 +17,7 @@ from xsuperres.errors import ModelFileError, unknown_name
 from xsuperres.fields.baselines import LinearBaselines, Scaling
 from xsuperres.fields.channels import Channels
 from xsuperres.fields.grid import Grid
+from xsuperres.fields.ranges import InputRange
 from xsuperres.fields.static import StaticScaling, anomalies, static_channels
 from xsuperres.fields.times import offsets
 from xsuperres.fields.transform import Transform, stacked_offsets
@@ -133,6 +134,8 @@ class SRModel:
         The variables it refines; `variable`, `scaling` and `baselines` are those of the first.
     predictors : tuple of Predictor
         Other variables it is shown.
+    ranges : tuple of InputRange
+        Of the coarse values of each of `inputs`, held-out ones included.
     fine_mask : ndarray of bool (targets, y, x) or None
         Fine cells that were trained on at least once (target and coarse cell valid), where some never were.
     margin : tuple of int
@@ -152,6 +155,7 @@ class SRModel:
     static: xr.Dataset
     training: TrainingRecord
     predictors: tuple[Predictor, ...] = ()
+    ranges: tuple[InputRange, ...]
     discriminator: Discriminator | None = None
     fine_mask: np.ndarray | None = None
     margin: tuple[int, int, int, int] = (0, 0, 0, 0)
@@ -309,6 +313,7 @@ class SRModel:
             grid=grid,
             static=static[list(self.static_scaling.names)],
             fine_mask=None,
+            ranges=tuple(part.on(self.coarse_grid, grid.coarsen(self.scale)) for part in self.ranges),
             origin=self.identity,
         )
 

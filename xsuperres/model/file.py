@@ -22,6 +22,7 @@ from xsuperres.config import DataConfig, NetworkConfig
 from xsuperres.errors import ModelFileError, UnknownNameError
 from xsuperres.fields.baselines import LinearBaselines, Scaling
 from xsuperres.fields.grid import grid_of
+from xsuperres.fields.ranges import InputRange
 from xsuperres.fields.static import StaticScaling
 from xsuperres.fields.transform import Transform
 from xsuperres.model.artefact import Predictor, SRModel, Target, TrainingRecord, Variable
@@ -168,6 +169,8 @@ def _parts(model: SRModel) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     arrays = {} if model.fine_mask is None else {"fine_mask": model.fine_mask}
     for index, target in enumerate(model.targets):
         arrays |= {f"targets.{index}.{name}": plane for name, plane in _planes(target).items()}
+    for index, part in enumerate(model.ranges):
+        arrays |= {f"ranges.{index}.{name}": getattr(part, name) for name in _RANGE}
     tensors = {name: torch.from_numpy(np.ascontiguousarray(plane)) for name, plane in arrays.items()}
     networks = {"network": model.network, "discriminator": model.discriminator}
     for prefix, network in networks.items():
@@ -198,6 +201,7 @@ def _parts(model: SRModel) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
 
 
 _PLANES = tuple(field.name for field in fields(LinearBaselines) if field.name != "residual_sd")
+_RANGE = tuple(field.name for field in fields(InputRange))
 _CLIMATOLOGY = ("coarse_mean", "fine_mean")
 
 
@@ -233,6 +237,11 @@ def _target(header: dict[str, Any], planes: dict[str, np.ndarray]) -> Target:
 def _predictor(header: dict[str, Any]) -> Predictor:
     variable, scaling = Variable(**header["variable"]), Scaling(**header["scaling"])
     return Predictor(variable=variable, scaling=scaling, contrast_sd=header["contrast_sd"])
+
+
+def _ranges(tensors: dict[str, torch.Tensor], count: int) -> tuple[InputRange, ...]:
+    found = [_below(tensors, f"ranges.{index}") for index in range(count)]
+    return tuple(InputRange(**{name: plane.numpy() for name, plane in planes.items()}) for planes in found)
 
 
 def _below(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
@@ -272,6 +281,7 @@ def _model(tensors: dict[str, torch.Tensor], header: dict[str, Any]) -> SRModel:
         network=network,
         targets=tuple(targets),
         predictors=tuple(_predictor(part) for part in header["predictors"]),
+        ranges=_ranges(tensors, len(header["targets"]) + len(header["predictors"])),
         discriminator=_discriminator(tensors, header),
         static_scaling=_tuples(StaticScaling, header["static_scaling"]),
         data=DataConfig(**header["data"]),

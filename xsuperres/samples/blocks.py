@@ -94,9 +94,19 @@ class Fields:
     @property
     def coarse(self) -> np.ndarray:
         """The coarse targets of the fields' own frames, (n, targets, y, x)."""
-        own, count = self.windows[:, self.output], self.target.shape[1]
+        return self.inputs[self._own, : self.target.shape[1]]
+
+    @property
+    def shown(self) -> np.ndarray:
+        """The inputs of the fields' own frames, (n, variables, y, x): each once, whatever the window."""
+        return self.inputs[self._own]
+
+    @property
+    def _own(self) -> np.ndarray | slice:
+        """The fields' own frames; a slice where that is all."""
+        own = self.windows[:, self.output]
         whole = len(own) == len(self.inputs) and bool((own == np.arange(len(own))).all())
-        return self.inputs[:, :count] if whole else self.inputs[own, :count]
+        return slice(None) if whole else own
 
 
 class FieldBlocks:
