@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import matplotlib.image
@@ -93,8 +94,7 @@ def test_notebook_runs(path):
     """Every cell runs; training is cut short, for the outputs that are committed came from the full one."""
     notebook = nbformat.read(path, as_version=4)
     for cell in notebook.cells:
-        for steps in ("300", "500"):
-            cell.source = cell.source.replace(f'"max_steps": {steps}', '"max_steps": 20')
+        cell.source = re.sub(r'"max_steps": \d+', '"max_steps": 20', cell.source)
     NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(path.parent)}}).execute()
 
 
