@@ -55,7 +55,7 @@ def fitted(**options: object) -> tuple[xr.DataArray, xsuperres.SRModel]:
     quiet = {"validation": None, "progress": False, "activate": False, "optimization": {"max_steps": 1}}
     model = fine.sr.fit(SCALE, **quiet, **options)
     coarse = fine.sr.coarsen(SCALE)
-    copies = [coarse.assign_coords(time=coarse.time + np.timedelta64(240 * i, "h")) for i in range(FIELDS // 8)]
+    copies = [coarse.assign_coords(time=coarse.time + np.timedelta64(8 * i, "D")) for i in range(FIELDS // 8)]
     return xr.concat(copies, "time").drop_vars(["elevation", "land_fraction"]), model
 
 

@@ -108,7 +108,12 @@ class _Kept:
             return _Kept(left, first)
         if not left or not len(left[0]):
             return _Kept(tuple(part[first - start :] for part in new), first)
-        return _Kept(tuple(torch.cat(pair) for pair in zip(left, new, strict=True)), first)
+        return _Kept(tuple(_joined(*pair) for pair in zip(left, new, strict=True)), first)
+
+
+def _joined(first: Tensor, second: Tensor) -> Tensor:  # (f, c, y, x), (g, c, y, x) -> (f + g, c, y, x)
+    """Return frames one after the other; channels come last in memory, and moved there the copy is a plain one."""
+    return torch.cat([part.permute(0, 2, 3, 1) for part in (first, second)]).permute(0, 3, 1, 2)
 
 
 def _lowest_to_come(frames: np.ndarray) -> np.ndarray:
