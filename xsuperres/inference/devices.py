@@ -26,10 +26,20 @@ from xsuperres.conditions import flag
 from xsuperres.config import check_choice
 from xsuperres.errors import ConfigError
 
-__all__ = ["ON_CPU", "PRECISIONS", "Device", "Downloads", "Execution", "check_device", "choose_device", "device_of"]
+__all__ = [
+    "HALF",
+    "ON_CPU",
+    "PRECISIONS",
+    "Device",
+    "Downloads",
+    "Execution",
+    "check_device",
+    "choose_device",
+    "device_of",
+]
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
-_HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _SLOTS: dict[int, threading.BoundedSemaphore] = {}
 _LOCK = threading.Lock()
 _RANK: dict[int, tuple[int, FileLock]] = {}
@@ -172,8 +182,8 @@ class Device:
     def arithmetic(self, precision: str) -> Iterator[None]:
         """Run convolutions and products in `precision`; float32 means float32."""
         with ExitStack() as stack:
-            if precision in _HALF:
-                stack.enter_context(torch.autocast(self.torch.type, dtype=_HALF[precision]))
+            if precision in HALF:
+                stack.enter_context(torch.autocast(self.torch.type, dtype=HALF[precision]))
             yield
 
     def upload(self, values: np.ndarray) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from xsuperres.fields.channels import Channels, CoarsePlanes
-from xsuperres.inference.devices import ON_CPU, Device, Execution, device_of
+from xsuperres.inference.devices import HALF, ON_CPU, Device, Execution, device_of
 from xsuperres.inference.guard import Limits
 from xsuperres.model.artefact import SRModel
 from xsuperres.nn.network import Encoded, SuperResolution
@@ -102,4 +102,5 @@ def sub_batch(prepared: Prepared, cells: int) -> int:
     """Return how many fields of `cells` coarse cells go through the network at once."""
     config = prepared.network.spec.config
     wide = config.width if prepared.network.before else config.head_width
-    return max(1, prepared.device.floats // max(1, cells * prepared.scale**2 * wide))
+    room = prepared.device.floats * (2 if prepared.precision in HALF else 1)
+    return max(1, room // max(1, cells * prepared.scale**2 * wide))
