@@ -38,7 +38,8 @@ def tidied(outputs: list) -> list:
             joined.append(output)
     for output in joined:
         if output.output_type == "stream":
-            output.text = "\n".join(line.split("\r")[-1] for line in re.split(r"\r?\n", output.text))
+            text = re.sub(r".*TqdmWarning: IProgress not found.*\n.*\n", "", output.text)  # of this machine's Jupyter
+            output.text = "\n".join(line.split("\r")[-1] for line in re.split(r"\r?\n", text))
     return [output for output in joined if output.output_type != "stream" or output.text.strip()]
 
 
