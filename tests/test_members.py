@@ -189,3 +189,27 @@ def test_the_numbers_are_what_they_were():
 
 
 GOLDEN = [0.242521, 0.0989796, 0.3205337, 0.2007169]
+
+
+@pytest.mark.parametrize("seed", [None, 1.5, -1, True, "a"])
+def test_a_seed_is_a_whole_number(make_model, seed):
+    toy = make_model(network=(("dropout", "spatial"),))
+    with pytest.raises(ConfigError, match="seed must be a whole number of at least 0"):
+        toy.coarse.sr.downscale(toy.model, members=2, seed=seed)
+
+
+def test_members_do_not_depend_on_the_order_of_dims(make_model):
+    """Fields are numbered by their dims' names: another order of the same data has the same members."""
+    toy = make_model(network=(("dropout", "spatial"),))
+    levels = xr.concat([toy.coarse, toy.coarse + 1], "level").assign_attrs(toy.coarse.attrs).rename("tas")
+    expected = levels.transpose("time", "level", "lat", "lon").sr.downscale(toy.model, members=2)
+    got = levels.transpose("level", "lat", "time", "lon").sr.downscale(toy.model, members=2)
+    np.testing.assert_allclose(got.transpose(*expected.dims), expected, rtol=0, atol=1e-4)
+    assert float(expected.std("member").max()) > 1e-2
+
+
+def test_each_member_is_a_chunk(make_model):
+    """Memory does not grow with their number."""
+    toy = make_model(network=(("dropout", "spatial"),))
+    lazy = toy.coarse.chunk(time=1).sr.downscale(toy.model, members=5)
+    assert lazy.chunks[0] == (1,) * 5

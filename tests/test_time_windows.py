@@ -259,3 +259,18 @@ def test_the_recurrent_block_is_a_convolutional_lstm():
             state = torch.sigmoid(leave) * torch.tanh(memory)
         expected = features[frames[-1]][None] + fusion.output(state)
         torch.testing.assert_close(got[sample][None], expected)
+
+
+def test_validation_of_several_series_step_by_step(monkeypatch):
+    """Members take turns among the held-out frames; one step at a time, frames are kept as long as any needs them."""
+    from xsuperres.inference import validation
+
+    field = toy_field(time=10, y=16, x=24)
+    ensemble = xr.concat([field + m for m in range(3)], "member").transpose("time", "member", ...)
+    ensemble = ensemble.assign_attrs(field.attrs).rename("tas")
+    scores = []
+    for size in (1, 2, 100):
+        monkeypatch.setattr(validation, "sub_batch", lambda prepared, cells, size=size: size)
+        model = fit(ensemble, time_window=3, validation=slice("2001-01-01", "2001-01-03"))
+        scores.append(model.training.validation["rmse"])
+    np.testing.assert_allclose(scores, scores[-1], rtol=1e-4)

@@ -635,3 +635,16 @@ def test_baselines_are_within_the_bounds_too(rain):
 def test_a_scale_in_the_place_of_the_model(fine):
     with pytest.raises(ConfigError, match=r"got int \(4\); did you mean scale=4\?"):
         fine.sr.coarsen(2).sr.downscale(4)
+
+
+def test_an_open_model_of_pairs_has_no_margin_elsewhere(globe):
+    """The context of its training belongs to its training domain; elsewhere every cell given is refined."""
+    inner = globe.isel(lat=slice(8, 40), lon=slice(12, 60))
+    model = globe.sr.coarsen(2).sr.fit(target=inner, **options(data={"domain": "open"}))
+    assert min(model.margin) >= 1
+    elsewhere = inner.assign_coords(lon=inner.lon + 150)
+    coarse = elsewhere.sr.coarsen(2).drop_vars(["elevation", "land_fraction"], errors="ignore")
+    static = elsewhere.coords.to_dataset().drop_vars("time").reset_coords()
+    names = list(model.static_scaling.names)
+    out = coarse.sr.downscale(model, static=static[names] if names else None, check_range="ignore")
+    assert out.sizes == inner.sizes

@@ -313,6 +313,7 @@ class SRModel:
             grid=grid,
             static=static[list(self.static_scaling.names)],
             fine_mask=None,
+            margin=(0, 0, 0, 0),
             ranges=tuple(part.on(self.coarse_grid, grid.coarsen(self.scale)) for part in self.ranges),
             origin=self.identity,
         )
