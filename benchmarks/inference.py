@@ -176,12 +176,12 @@ def graph() -> dict[str, object]:
 
     def plain(array: dask.array.Array, plans: list[AxisPlan]) -> dask.array.Array:
         edge = {axis: "periodic" if plan.periodic else "none" for axis, plan in enumerate(plans)}
-        depth = {axis: plan.halo for axis, plan in enumerate(plans)}
+        depth = {axis: plan.halo if plan.consumed else plan.halo[0] for axis, plan in enumerate(plans)}
         wide = dask.array.overlap.overlap(array, depth=depth, boundary=edge, allow_rechunk=False)
         scales = [plan.scale for plan in plans]
         chunks = tuple(tuple(size * s for size in sizes) for sizes, s in zip(wide.chunks, scales, strict=True))
         fine = dask.array.map_blocks(_refine, wide, chunks=chunks, dtype=array.dtype, meta=array._meta)
-        outer = {axis: tuple(size * s for size in depth[axis]) for axis, s in enumerate(scales)}
+        outer = {axis: plan.halo if plan.consumed else plan.halo[0] * plan.scale for axis, plan in enumerate(plans)}
         return dask.optimize(dask.array.overlap.trim_overlap(fine, depth=outer, boundary=edge))[0]
 
     table = {}

@@ -14,6 +14,7 @@ wraps inside the block.
 from __future__ import annotations
 
 import itertools
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -123,10 +124,10 @@ def _pieces(low: int, high: int, edges: list[int]) -> list[tuple[int, int, int]]
     """Return the parts of chunks that cover [low, high), indices taken modulo the axis."""
     pieces, size, at = [], edges[-1], low
     if low == high:  # a chunk without cells still has to be read
-        return [(max(0, int(np.searchsorted(edges, low, side="left")) - 1) if low else 0, 0, 0)]
+        return [(max(0, bisect_left(edges, low) - 1) if low else 0, 0, 0)]
     while at < high:
         lap, cell = divmod(at, size)
-        chunk = int(np.searchsorted(edges, cell, side="right")) - 1
+        chunk = bisect_right(edges, cell) - 1
         stop = min(edges[chunk + 1], high - lap * size)
         pieces.append((chunk, cell - edges[chunk], stop - edges[chunk]))
         at = lap * size + stop
