@@ -203,7 +203,7 @@ def locked(folder: Path | None) -> Iterator[None]:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
-    except (OSError, NotImplementedError) as error:
+    except (OSError, RuntimeError) as error:  # the latter: a file system without locks
         if isinstance(error, Timeout) and path.exists():
             raise StoreError(
                 f"{str(folder)!r} is being written by {_holder(folder)}, which holds {str(path)!r}; wait for it to "
