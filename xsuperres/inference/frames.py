@@ -5,15 +5,14 @@ Numpy in, tensors on the model's device out.
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from xsuperres.errors import XSuperResWarning
 from xsuperres.fields.channels import Channels, CoarsePlanes
+from xsuperres.inference.guard import warn_everywhere
 from xsuperres.inference.prepared import Prepared
 from xsuperres.nn.place import Place, at
 
@@ -129,9 +128,8 @@ def placed(frames: Frames, keys: Tensor | None) -> Place | None:
 def _warn_of_missing(values: np.ndarray, recipe: Channels) -> None:
     complete = [index for index in range(values.shape[1]) if index not in recipe.masked]
     if complete and not np.isfinite(values[:, complete]).all():
-        warnings.warn(
+        warn_everywhere(
             "There are NaN cells, but the model was trained on complete fields and has no mask channel: they are "
             "filled for the network and restored; values next to them are less certain.",
-            XSuperResWarning,
-            stacklevel=2,
+            stacklevel=3,
         )

@@ -22,7 +22,7 @@ from xsuperres.fields.ranges import InputRange
 from xsuperres.model.artefact import Input, SRModel
 from xsuperres.tiles import Window
 
-__all__ = ["CHECKS", "CheckRange", "Guard", "Limits", "Tally", "check_now", "tallied"]
+__all__ = ["CHECKS", "CheckRange", "Guard", "Limits", "Tally", "check_now", "tallied", "warn_everywhere"]
 
 CheckRange = Literal["warn", "raise", "ignore"]
 CHECKS = ("warn", "raise", "ignore")
@@ -210,10 +210,10 @@ def _tell(
     message = f"{' '.join(told)} The network extrapolates there; train on such data too, or pass "
     if way == "raise":
         raise DataError(f"{message}check_range='warn' or 'ignore'.")
-    _warn(f"{message}check_range='ignore'.", stacklevel + 1)
+    warn_everywhere(f"{message}check_range='ignore'.", stacklevel + 1)
 
 
-def _warn(message: str, stacklevel: int) -> None:
+def warn_everywhere(message: str, stacklevel: int) -> None:
     """Warn here, and in a task of a distributed worker its clients too."""
     if "distributed" in sys.modules:
         from distributed import warn

@@ -143,7 +143,7 @@ class Ground:
         if self.target.climatology is not None and self.location is not None:
             step = 1 if which else self.scale
             rows, columns = (index[::step] // step for index in (self.location.rows, self.location.columns))
-            plane = np.nan_to_num(self.target.climatology[which][np.ix_(rows, columns)])
+            plane = self.target.climatology[which][np.ix_(rows, columns)]
         return xr.DataArray(plane, dims=self.grid.dims)
 
     @property
