@@ -32,14 +32,14 @@ def test_merge_is_a_convolution_of_the_concatenation(seconds, batch, reinitialis
     joined = torch.cat([x, fixed.expand(2, -1, -1, -1)], dim=1)
     weight = torch.cat([merge.first.conv.weight, merge.second.conv.weight], dim=1)
     expected = F.conv2d(joined, weight, merge.first.conv.bias, padding=1)
-    torch.testing.assert_close(merge(x, fixed), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(merge(x, merge.fixed(fixed)), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_merge_without_seconds_is_a_plain_convolution(reinitialise):
     merge = Merge(2, 0, 4)
     reinitialise(merge)
     x = torch.randn(2, 2, 6, 7)
-    assert merge.second is None
+    assert merge.fixed(torch.randn(1, 3, 6, 7)) is None
     torch.testing.assert_close(merge(x, None), merge.first(x), rtol=0, atol=0)
 
 

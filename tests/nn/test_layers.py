@@ -335,3 +335,29 @@ def test_a_part_registered_in_a_notebook_is_as_good_as_ours(globe, check, tmp_pa
             registry._parts.pop(name)
     with pytest.raises(ModelFileError, match=r"not registered in this process.*(single|mine).*Import the module"):
         xsr.load_model(tmp_path / "mine.safetensors")
+
+
+# in bfloat16
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_relu_of_bfloat16_is_that_of_torch(inplace):
+    every = torch.arange(-(2**15), 2**15, dtype=torch.int16).view(torch.bfloat16)
+    numbers = every[~every.isnan()]  # both infinities, both zeros, the subnormal ones
+    module = ACTIVATIONS.get("relu")()
+    module.inplace = inplace
+    expected = F.relu(numbers.double())
+    with torch.inference_mode():
+        given = numbers.clone()
+        got = module(given)
+    assert got.dtype == torch.bfloat16 and torch.equal(got.double(), expected)
+    assert torch.equal(given, got if inplace else numbers)
+    field = numbers[: 4 * 3 * 5 * 7].reshape(4, 3, 5, 7).to(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        assert torch.equal(module(field.clone()).double(), F.relu(field.double()))
+
+
+def test_relu_has_its_gradient_in_bfloat16():
+    x = torch.tensor([-1.0, 2.0], dtype=torch.bfloat16, requires_grad=True)
+    ACTIVATIONS.get("relu")()(x).sum().backward()
+    assert x.grad.tolist() == [0.0, 1.0]

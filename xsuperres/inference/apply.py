@@ -18,7 +18,7 @@ from xsuperres.fields.channels import CoarsePlanes
 from xsuperres.fields.resample import fine_index
 from xsuperres.inference.frames import EncodedFrames, Frames, placed
 from xsuperres.inference.prepared import Prepared
-from xsuperres.nn.network import Cells
+from xsuperres.nn.network import Cells, Fixed
 from xsuperres.nn.place import at
 from xsuperres.nn.resample import interpolate, interpolate_valid, repeat_cells
 from xsuperres.nn.temporal import taken
@@ -94,9 +94,9 @@ def _halved(steps: int, prepared: Prepared, shape: tuple[int, ...]) -> int:
 
 @dataclass(frozen=True)
 class _Ground:
-    """What all steps of a block share: its fine channels (1, c, Y, X) and the planes of its cells."""
+    """What all steps of a block share: what its fixed channels add to the features, and the planes of its cells."""
 
-    fixed: Tensor | None
+    fixed: Fixed
     correction: Tensor | None
     coarse: CoarsePlanes
     offset: Tensor | None
@@ -113,10 +113,12 @@ class _Ground:
         fine = window(prepared.fine)
         assert fine is not None
         fine = fine[None].contiguous(memory_format=torch.channels_last)
+        with prepared.device.arithmetic(prepared.precision):
+            fixed = prepared.network.fixed(fine if fine.shape[1] else None, cells)
         trained = window(prepared.trained)
         planes = CoarsePlanes(coarse(prepared.coarse.climatology), coarse(prepared.coarse.offset))
         return cls(
-            prepared.network.fixed(fine if fine.shape[1] else None, cells),
+            fixed,
             window(prepared.correction),
             planes,
             window(prepared.offset),

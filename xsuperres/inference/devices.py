@@ -25,6 +25,7 @@ from torch import Tensor
 from xsuperres.conditions import flag
 from xsuperres.config import check_choice
 from xsuperres.errors import ConfigError
+from xsuperres.inference.allocator import keep_freed_memory
 
 __all__ = [
     "HALF",
@@ -174,6 +175,7 @@ class Device:
         with _LOCK:
             process = os.getpid()
             if process not in _SLOTS:
+                keep_freed_memory()
                 slots = max(1, (os.cpu_count() or 1) // torch.get_num_threads())
                 _SLOTS[process] = threading.BoundedSemaphore(slots)
             return _SLOTS[process]

@@ -14,6 +14,7 @@ from torch import Tensor
 from xsuperres.fields.channels import Channels, CoarsePlanes
 from xsuperres.inference.guard import warn_everywhere
 from xsuperres.inference.prepared import Prepared
+from xsuperres.nn.network import Fixed
 from xsuperres.nn.place import Place, at
 
 __all__ = ["EncodedFrames", "Frames", "placed"]
@@ -59,7 +60,7 @@ class EncodedFrames:
     Features, values and what is valid are kept from the first output frame on, gates from its window's first frame.
     """
 
-    def __init__(self, prepared: Prepared, frames: Frames, planes: CoarsePlanes, fixed: Tensor | None) -> None:
+    def __init__(self, prepared: Prepared, frames: Frames, planes: CoarsePlanes, fixed: Fixed) -> None:
         self.prepared, self.frames, self.planes, self.fixed = prepared, frames, planes, fixed
         self.windows = np.arange(len(frames.values))[:, None] if frames.windows is None else frames.windows
         self.output = self.windows[:, 0 if frames.windows is None else prepared.time_halo[0]]

@@ -144,8 +144,8 @@ class ConvNextBlock(Block):
 class Merge(Block):
     """Convolve two inputs of one resolution and add: a convolution of their concatenation.
 
-    The second input holds fields that are the same for every sample, or for all frames of one; given as (1, c, y, x)
-    it is convolved once for the whole batch. It may be absent (`seconds` = 0).
+    The second input holds fields that are the same for every sample, or for all frames of one; it is convolved by
+    itself (`fixed`), once for all that share it. It may be absent (`seconds` = 0).
     """
 
     def __init__(self, firsts: int, seconds: int, outputs: int, *, size: int = 3) -> None:
@@ -153,14 +153,17 @@ class Merge(Block):
         self.first = Conv(firsts, outputs, size=size)
         self.second = Conv(seconds, outputs, size=size, bias=False) if seconds else None
 
-    def forward(self, x: Tensor, fixed: Tensor | None) -> Tensor:  # (b, firsts, y, x), (1 or b / n, seconds, y, x)
+    def fixed(self, second: Tensor | None) -> Tensor | None:  # (1 or b, seconds, y, x) -> (1 or b, outputs, y, x)
+        """Return what the second input adds."""
+        return None if self.second is None or second is None else self.second(second)
+
+    def forward(self, x: Tensor, fixed: Tensor | None) -> Tensor:  # (b, firsts, y, x), (1 or b / n, outputs, y, x)
         merged = self.first(x)
-        if self.second is None or fixed is None:
+        if fixed is None:
             return merged
-        second = self.second(fixed)
-        if len(second) not in (1, len(merged)):  # n frames a sample
-            second = second.repeat_interleave(len(merged) // len(second), dim=0)
-        return added(merged, second)
+        if len(fixed) not in (1, len(merged)):  # n frames a sample
+            fixed = fixed.repeat_interleave(len(merged) // len(fixed), dim=0)
+        return added(merged, fixed)
 
     def needs(self, out: Interval) -> Interval:
         return self.first.needs(out)

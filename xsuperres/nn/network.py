@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ from xsuperres.nn.resample import repeat_cells
 from xsuperres.nn.temporal import RecurrentFusion, taken
 from xsuperres.nn.upsamplers import UPSAMPLERS, Upsampler
 
-__all__ = ["Cells", "Encoded", "LocationFeatures", "NetworkSpec", "SuperResolution", "build_network"]
+__all__ = ["Cells", "Encoded", "Fixed", "LocationFeatures", "NetworkSpec", "SuperResolution", "build_network"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +47,16 @@ class NetworkSpec:
 
 
 Encoded = tuple[Tensor, ...]  # features and gates of frames, each (f, c, y, x)
+
+
+class Fixed(NamedTuple):
+    """What the channels that all frames share add to the features, before the backbone and before the head.
+
+    Each is (1 or b, c, y, x) at the resolution there, or None.
+    """
+
+    stem: Tensor | None
+    merge: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -110,18 +121,15 @@ class SuperResolution(Block):
             features = taken(features, windows[:, self.spec.output_frame])
         return self.decode((features, *gates), fixed, windows)
 
-    def encode(self, coarse: Tensor, fixed: Tensor | None) -> Encoded:
+    def encode(self, coarse: Tensor, fixed: Fixed) -> Encoded:
         """Return what is computed once per frame: features and, with a time window, their part of the gates."""
         if self.spec.noise:
             coarse = torch.cat([self._noise(coarse), coarse], dim=1)
-        if self.before:
-            stem = self.stem(self._interpolated(coarse), fixed)
-        else:
-            stem = self.stem(coarse, None if fixed is None else F.pixel_unshuffle(fixed, self.spec.scale))
+        stem = self.stem(self._interpolated(coarse) if self.before else coarse, fixed.stem)
         features = self.backbone(self.activate(stem))
         return (features,) if self.fusion is None else (features, self.fusion.gates(features))
 
-    def decode(self, encoded: Encoded, fixed: Tensor | None, windows: Tensor | None = None) -> Tensor:
+    def decode(self, encoded: Encoded, fixed: Fixed, windows: Tensor | None = None) -> Tensor:
         """Return the output (b, outputs, Y, X).
 
         `encoded` holds the features of the output frames and, with a time window, the gates of all frames that the
@@ -134,7 +142,7 @@ class SuperResolution(Block):
             features = self.fusion(*encoded, windows)
         if not self.before:
             features = self.upsampler(features)
-        return self.head(self.merge(features, fixed))
+        return self.head(self.merge(features, fixed.merge))
 
     def _noise(self, coarse: Tensor) -> Tensor:  # (f, c, y, x) -> (f, noise, y, x)
         """Return random numbers during training and for members, else their mean."""
@@ -160,7 +168,15 @@ class SuperResolution(Block):
             valid[:, [self.spec.noise + channel for channel in channels]] = masks[:, mask : mask + 1] > 0.5
         return torch.cat([self.upsampler(values, valid), repeat_cells(masks, self.spec.scale)], dim=1)
 
-    def fixed(self, static: Tensor | None, cells: Cells | None) -> Tensor | None:
+    def fixed(self, static: Tensor | None, cells: Cells | None) -> Fixed:  # (1 or b, statics, Y, X)
+        """Return what is computed once for all frames: the part of static channels and location features."""
+        planes = self._planes(static, cells)
+        if planes is None:
+            return Fixed(None, None)
+        detail = planes if self.before else F.pixel_unshuffle(planes, self.spec.scale)
+        return Fixed(self.stem.fixed(detail), self.merge.fixed(planes))
+
+    def _planes(self, static: Tensor | None, cells: Cells | None) -> Tensor | None:
         """Return static channels and location features in one tensor (1 or b, c, Y, X), if there are any."""
         if self.location is None or cells is None:
             return static

@@ -1,0 +1,80 @@
+"""The memory of layers' results is kept by the process, in dask's workers too, unless the user says otherwise."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from xsuperres.inference import allocator, devices
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="other systems have allocators of their own")
+
+LAYERS = """
+import resource, sys, threading
+import torch
+from xsuperres.inference.allocator import keep_freed_memory
+
+def layers():
+    x = torch.zeros(2**20)
+    for _ in range(20):
+        x = x + 1
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    thread = threading.Thread(target=layers)  # dask's tasks run in threads
+    thread.start()
+    thread.join()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+torch.set_num_threads(1)
+faults()
+before = faults()
+kept = keep_freed_memory()
+faults()
+print(before, kept, faults())
+"""
+
+
+def child(**environment: str) -> tuple[int, bool, int]:
+    """Return pages fetched before, whether anything was set, and pages fetched after."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    command = [sys.executable, "-c", LAYERS]
+    told = subprocess.run(command, env=kept | environment, check=True, stdout=subprocess.PIPE, text=True).stdout.split()
+    return int(told[0]), told[1] == "True", int(told[2])
+
+
+def test_a_worker_of_dask_does_not_fetch_each_layer_anew():
+    before, kept, after = child(MALLOC_TRIM_THRESHOLD_="65536")
+    pages = 20 * 2**22 // os.sysconf("SC_PAGE_SIZE")
+    assert before > 0.8 * pages, "the control: dask's setting gives everything back"
+    assert kept and after < 0.2 * pages
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"MALLOC_TRIM_THRESHOLD_": "131072"},
+        {"MALLOC_MMAP_THRESHOLD_": "131072"},
+        {"GLIBC_TUNABLES": "glibc.malloc.trim_threshold=131072"},
+    ],
+)
+def test_what_the_user_has_set_stays(given):
+    assert not child(**given)[1]
+
+
+def test_other_systems_are_left_alone(monkeypatch):
+    monkeypatch.setattr(allocator.sys, "platform", "darwin")
+    assert not allocator.keep_freed_memory()
+
+
+def test_it_is_set_once_before_the_first_block(monkeypatch):
+    calls = []
+    monkeypatch.setattr(devices, "_SLOTS", {})
+    monkeypatch.setattr(devices, "keep_freed_memory", lambda: calls.append(1))
+    for _ in range(3):
+        with devices.device_of("cpu").gate():
+            pass
+    assert calls == [1]
