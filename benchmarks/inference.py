@@ -263,9 +263,7 @@ def workers() -> dict[str, object]:
     walls, loads = {}, 0
     for count in (1, 2):
         with (
-            LocalCluster(
-                n_workers=count, threads_per_worker=1, dashboard_address=None, memory_limit=0
-            ) as cluster,
+            LocalCluster(n_workers=count, threads_per_worker=1, dashboard_address=None, memory_limit=0) as cluster,
             Client(cluster) as client,
         ):
             lazy = many.sr.downscale(model).mean()

@@ -77,6 +77,7 @@ class Watcher(threading.Thread):
         return [getattr(nanny.process, "pid", None) or 0 for nanny in self.cluster.workers.values()]
 
     def run(self) -> None:
+        """Watch until it is over."""
         with tqdm.tqdm(total=self.chunks, unit=" chunks") as bar:
             while not self.over.wait(1.0):
                 bar.update(self.done - bar.n)
@@ -106,7 +107,6 @@ def soak(chunks: int, workers: int, kills: int, seed: int) -> dict[str, Any]:
     """Run; return what was seen."""
     from distributed import Client, LocalCluster
     from distributed.diagnostics.plugin import SchedulerPlugin
-
     from distributed.utils import key_split
 
     from xsuperres.inference.workers import preparations
