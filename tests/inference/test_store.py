@@ -488,8 +488,8 @@ def test_kill_9(tmp_path):
     """A process of its own is killed at random moments; see the script, which does it more often."""
     kill.prepare(tmp_path, times=300)
     record = kill.survive(tmp_path, 3, seed=1)
-    assert record["kills"] == 3
-    assert record["identical"] == record["stores"], record
+    assert record["stores"] == 3 <= record["kills"]
+    assert record["identical"] == 3, record
 
 
 # finished
