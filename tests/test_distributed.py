@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -158,16 +161,86 @@ def test_a_worker_that_is_killed_costs_a_retry(client, trained):
     assert victim not in client.run(os.getpid).values()
 
 
-def test_what_workers_lack_is_named(client, monkeypatch, trained):
-    def fail(plugin):
-        raise ModuleNotFoundError("No module named 'xsuperres'")
-
-    monkeypatch.setattr(client, "register_plugin", fail)
+@pytest.mark.parametrize("missing", ["xsuperres", "torch", "safetensors"])
+def test_what_workers_lack_is_named_and_the_cluster_lives(trained, missing):
+    """Every time it is asked for; workers still come and go, and other work is done."""
+    preload = f"import sys; sys.modules['{missing}'] = None"
+    alone = {"n_workers": 1, "threads_per_worker": 1, "dashboard_address": None, "preload": preload}
     coarse, model = trained(seed=7)
-    with pytest.raises(
-        XSuperResError, match="No module named 'xsuperres'. Install the same xsuperres, with torch, there"
-    ):
+    lazy = coarse.chunk(time=1)
+    with LocalCluster(**alone) as cluster, Client(cluster) as client:
+        for _ in range(2):
+            with pytest.raises(
+                XSuperResError, match=f"1 of 1 workers.*{missing}.*Install the same xsuperres, with torch"
+            ):
+                lazy.sr.downscale(model)
+        cluster.scale(2)
+        client.wait_for_workers(2, timeout=60)
+        assert client.submit(sum, [1, 2]).result(timeout=60) == 3
+
+
+def test_a_worker_to_come_that_lacks_the_package_is_no_harm(trained):
+    """It starts, for the copy of the model that it is sent says nothing of this package."""
+    from distributed.protocol.pickle import dumps
+
+    from xsuperres.inference.plugin import model_copy
+
+    program = f"""
+import pickle, sys
+sys.modules["xsuperres"] = None
+plugin = pickle.loads({dumps(model_copy("digest", b"content"))!r})
+class Worker:
+    local_directory = sys.argv[1]
+plugin.setup(Worker)
+"""
+    home = Path(os.environ["XSUPERRES_CACHE"])
+    home.mkdir(exist_ok=True)
+    subprocess.run([sys.executable, "-c", program, str(home)], check=True)
+    assert (home / "digest.safetensors").read_bytes() == b"content"
+
+
+def test_a_scheduler_keeps_the_latest_models_alone(cluster, client, trained, monkeypatch):
+    monkeypatch.setattr(workers, "_SENT_AT_MOST", 2)
+    models = [trained(seed=seed) for seed in (10, 11, 12)]
+    for coarse, model in (*models[:2], models[0], models[2]):
         coarse.chunk(time=1).sr.downscale(model)
+    kept = [name for name in cluster.scheduler.worker_plugins if name.startswith("xsuperres")]
+    digests = {model.digest for _, model in models}
+    assert {name.split("-")[-1] for name in kept} & digests == {models[0][1].digest, models[2][1].digest}
+    coarse, model = models[1]  # its copies are on the workers still
+    np.testing.assert_allclose(
+        coarse.chunk(time=1).sr.downscale(model).compute(), coarse.sr.downscale(model), rtol=0, atol=1e-4
+    )
+
+
+def test_a_client_without_its_scheduler_is_left_alone(trained, caplog):
+    """Nobody waits for what will not come; the result can be computed here."""
+    coarse, model = trained(seed=8)
+    cluster = LocalCluster(n_workers=0, processes=False, dashboard_address=None)
+    with Client(cluster, timeout=5) as client:
+        cluster.close()
+        deadline = time.monotonic() + 20
+        while client.status == "running" and time.monotonic() < deadline:
+            time.sleep(0.05)
+        start = time.monotonic()
+        lazy = coarse.chunk(time=1).sr.downscale(model)
+        assert time.monotonic() - start < 10
+        assert "its workers are sent no model" in caplog.text
+        np.testing.assert_allclose(lazy.compute(scheduler="synchronous"), coarse.sr.downscale(model), rtol=0, atol=1e-4)
+
+
+def test_threads_that_ask_at_once_send_it_once(client, trained, monkeypatch):
+    coarse, model = trained(seed=9)
+    lazy, calls, true = coarse.chunk(time=1), [], client.register_plugin
+
+    def count(*arguments, **options):
+        calls.append(1)
+        return true(*arguments, **options)
+
+    monkeypatch.setattr(client, "register_plugin", count)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: lazy.sr.downscale(model), range(4)))
+    assert len(calls) == 1
 
 
 def test_the_graph_does_not_grow_with_the_model(client, trained):

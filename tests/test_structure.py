@@ -351,7 +351,7 @@ def test_all_that_is_imported_is_declared(settings):
     core = {name.split("[")[0].replace("-", "_") for name in requirements(settings["options"]["install_requires"])}
     extras = {name: set(requirements(text)) for name, text in settings["options.extras_require"].items()}
     rooms = dict.fromkeys(("plots", "canvas", "demo"), "viz")
-    rooms |= dict.fromkeys(("guard", "plugin", "workers"), "distributed")
+    rooms |= dict.fromkeys(("devices", "guard", "plugin", "workers"), "distributed")
     rooms |= dict.fromkeys(("store", "journal", "template"), "io")
     known = core | set(sys.stdlib_module_names) | {"xsuperres", "pandas"}
     for path in SOURCES:

@@ -72,9 +72,7 @@ def test_a_batch_of_nothing(make_model, size):
         make_model().coarse.sr.downscale(make_model().model, batch_size=size)
 
 
-@pytest.mark.parametrize(
-    "chunks", [{"lat": 2}, {"lon": 1}, {"lat": 1, "lon": 1}, {"lat": (12, 2)}, {"lon": (1, 16, 1)}]
-)
+@pytest.mark.parametrize("chunks", [{"lat": 2}, {"lon": 1}, {"lat": 1, "lon": 1}, {"lon": (1, 16, 1)}])
 @pytest.mark.parametrize("periodic", [False, True])
 def test_chunks_smaller_than_the_halo_are_merged_with_a_warning(make_model, check, chunks, periodic):
     toy = make_model(periodic=periodic)
@@ -84,8 +82,39 @@ def test_chunks_smaller_than_the_halo_are_merged_with_a_warning(make_model, chec
         lazy = toy.coarse.chunk(chunks).sr.downscale(toy.model)
     sizes = dict(zip(lazy.dims, lazy.chunks, strict=True))
     for dim in chunks:
-        assert len(sizes[dim]) == 1 or min(sizes[dim]) >= 2 * toy.model.halo
+        assert len(sizes[dim]) == 1 or min(sizes[dim][:-1]) >= 2 * toy.model.scale * toy.model.halo
+        assert len(set(sizes[dim][:-1])) <= 1, "equal, as Zarr wants them"
     check.same_numbers(lazy.compute(scheduler="synchronous"), whole, toy.model.scaling.sd)
+
+
+@pytest.mark.parametrize("periodic", [False, True])
+@pytest.mark.parametrize("chunks", [{"lat": (12, 2)}, {"lon": (10, 7, 1)}, {"lat": (13, 1), "lon": (9, 8, 1)}])
+def test_a_last_chunk_smaller_than_the_halo_stays(make_model, check, chunks, periodic):
+    """Else an archive would be cut anew, off the bounds of its stored chunks, for its last few cells."""
+    toy = make_model(periodic=periodic)
+    whole = toy.coarse.sr.downscale(toy.model)
+    lazy = toy.coarse.chunk(chunks).sr.downscale(toy.model)
+    sizes = dict(zip(lazy.dims, lazy.chunks, strict=True))
+    assert {dim: tuple(2 * size for size in given) for dim, given in chunks.items()} == {d: sizes[d] for d in chunks}
+    check.same_numbers(lazy.compute(scheduler="synchronous"), whole, toy.model.scaling.sd)
+
+
+@pytest.mark.parametrize(("stored", "merged"), [(1, 8), (3, 9), (25, 25)])
+def test_merged_chunks_are_whole_ones_and_can_be_written(tmp_path, stored, merged):
+    fine = toy_field(time=81, y=12, x=16)
+    options = {"network": {"width": 4, "depth": 1, "head_width": 4}, "optimization": {"max_steps": 1}}
+    model = fine.sr.fit(2, time_window=5, validation=None, progress=False, activate=False, **options)
+    coarse = fine.sr.coarsen(2).drop_vars(["elevation", "land_fraction"])
+    lazy = coarse.chunk(time=stored)
+    if stored == merged:
+        result = lazy.sr.downscale(model)
+    else:
+        with pytest.warns(XSuperResWarning, match="merged"):
+            result = lazy.sr.downscale(model)
+    assert set(result.chunksizes["time"][:-1]) == {merged}
+    result.to_dataset().to_zarr(tmp_path / "fine.zarr", consolidated=False)
+    with xr.open_zarr(tmp_path / "fine.zarr", consolidated=False) as stored_result:
+        np.testing.assert_allclose(stored_result.tas, coarse.sr.downscale(model), rtol=0, atol=1e-3)
 
 
 def test_chunks_in_time_are_never_merged(make_model):

@@ -11,16 +11,21 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from xsuperres.config import SamplingConfig
 from xsuperres.errors import ConfigError, UnknownNameError, XSuperResError
-from xsuperres.inference import devices, frames, prepared, tile, workers
+from xsuperres.inference import devices, float32, frames, prepared, tile, workers
 from xsuperres.inference.devices import ON_CPU, CudaDevice, Device, Downloads, Execution, choose_device, device_of
+from xsuperres.nn.network import SuperResolution
 from xsuperres.testing import toy_field
 
+WHOLE = SamplingConfig(patch_size=None, batch_size=1)
 RANK = """
 import sys, torch
 torch.cuda.is_available, torch.cuda.device_count = (lambda: True), (lambda: 2)
@@ -72,6 +77,8 @@ class FakeGpu(CudaDevice):
     def __init__(self, capacity=10**6):
         super().__init__("cuda:0")
         self.torch, self.capacity, self.inside, self.most, self.released = torch.device("cpu"), capacity, 0, 0, 0
+
+    precisions = devices.PRECISIONS
 
     def gate(self):
         return self.turn
@@ -144,12 +151,27 @@ def test_each_process_of_a_host_takes_another_gpu(tmp_path):
 
 
 def test_a_dask_cuda_worker_finds_its_own_first(gpus, monkeypatch):
+    """It is known by its plugins: other workers may have imported dask-cuda with the script that started them."""
+    import distributed
+
+    plugin = type("CPUAffinity", (), {"__module__": "dask_cuda.plugins"})()
+    worker = SimpleNamespace(plugins={})
     gpus(4)
     monkeypatch.setattr(devices, "_rank", lambda: 3)
     assert choose_device("auto") == "cuda:3"
     monkeypatch.setitem(sys.modules, "dask_cuda", object())
+    assert choose_device("auto") == "cuda:3", "no worker at all"
+    monkeypatch.setattr(distributed, "get_worker", lambda: worker)
+    assert choose_device("auto") == "cuda:3"
+    worker.plugins["CPUAffinity"] = plugin
     assert choose_device("auto") == "cuda:0"
     assert choose_device("cuda:2") == "cuda:2"
+
+
+def test_the_cpu_has_other_names(gpus):
+    for count in (0, 2):
+        gpus(count)
+        assert choose_device("cpu:0") == choose_device("cpu:1") == "cpu"
 
 
 @pytest.mark.parametrize("device", ["gpu", "graphics card", "", "cpu:x", "mps", "xpu", "meta", None, 1.5])
@@ -290,6 +312,46 @@ def test_windows_survive_short_memory(fake):
     assert gpu.released > 0
 
 
+def test_the_size_that_fits_is_remembered(fake, make_model, caplog):
+    """Else every block of an archive would fail first, and say so."""
+    toy = make_model()
+    many = toy.coarse.isel(time=[0, 1, 2, 1, 0, 2, 2, 1])
+    gpu = fake(capacity=2)
+    with caplog.at_level(logging.WARNING, "xsuperres"):
+        many.chunk(time=4).sr.downscale(toy.model).compute(scheduler="synchronous")
+    assert gpu.released == 1 and len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("words", ["cuDNN error: CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED when calling"])
+def test_libraries_say_it_in_their_own_words(fake, make_model, monkeypatch, check, words):
+    toy = make_model()
+    expected = toy.coarse.sr.downscale(toy.model, device="cpu")
+    gpu = fake()
+    true = SuperResolution.decode
+
+    def short(network, features, *more):
+        if len(features) > 1:
+            raise RuntimeError(words)
+        return true(network, features, *more)
+
+    monkeypatch.setattr(SuperResolution, "decode", short)
+    check.same_numbers(toy.coarse.sr.downscale(toy.model), expected, toy.model.scaling.sd)
+    assert gpu.released == 1
+
+
+@pytest.mark.parametrize(("where", "name"), [(SuperResolution, "fixed"), (workers, "prepare")])
+def test_short_memory_before_the_first_field_says_what_to_do(fake, make_model, monkeypatch, where, name):
+    toy = make_model()
+    fake()
+
+    def short(*_):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(where, name, short)
+    with pytest.raises(XSuperResError, match="does not fit into the memory of cuda:0.* device='cpu'"):
+        toy.coarse.sr.downscale(toy.model)
+
+
 def test_one_field_too_large_says_what_to_do(fake, make_model):
     toy = make_model()
     fake(capacity=0)
@@ -311,29 +373,146 @@ def test_other_errors_are_not_taken_for_short_memory(make_model, monkeypatch):
 # precision
 
 
+SWITCHES = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
+
+
 @pytest.fixture
-def flags():
-    """Whose are torch's, left as they were."""
-    modules = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = [module.allow_tf32 for module in modules]
-    yield modules
-    for module, value in zip(modules, before, strict=True):
-        module.allow_tf32 = value
+def switches(monkeypatch):
+    """Return a function that tells, or sets, torch's precision of products; it is left as it was."""
+    before = [owner.fp32_precision for owner in SWITCHES]
+
+    def told(precision=None):
+        for owner in SWITCHES:
+            if precision is not None:
+                owner.fp32_precision = precision
+        return [owner.fp32_precision for owner in SWITCHES]
+
+    yield told
+    for owner, value in zip(SWITCHES, before, strict=True):
+        owner.fp32_precision = value
 
 
-def test_float32_means_float32_for_these_calls_only(flags):
+def test_float32_means_float32_for_these_calls_only(switches):
     gpu = CudaDevice("cuda:0")
-    for flag in flags:
-        flag.allow_tf32 = True
-    with gpu.arithmetic("fp32"):
-        assert [flag.allow_tf32 for flag in flags] == [False, False]
-    assert [flag.allow_tf32 for flag in flags] == [True, True]
-    for flag in flags:
-        flag.allow_tf32 = False
-    with pytest.raises(ZeroDivisionError), gpu.arithmetic("tf32"):
-        assert [flag.allow_tf32 for flag in flags] == [True, True]
-        raise ZeroDivisionError
-    assert [flag.allow_tf32 for flag in flags] == [False, False]
+    for users in ("tf32", "ieee"):
+        switches(users)
+        for precision in ("fp32", "bf16", "fp16"):
+            with gpu.arithmetic(precision):
+                assert switches() == ["ieee"] * 2
+            assert switches() == [users] * 2
+        with pytest.raises(ZeroDivisionError), gpu.arithmetic("tf32"):
+            assert switches() == ["tf32"] * 2
+            raise ZeroDivisionError
+        assert switches() == [users] * 2
+
+
+@pytest.mark.parametrize(
+    "users",
+    [
+        "pass",
+        "backends.cuda.matmul.allow_tf32 = True",
+        "backends.cudnn.allow_tf32 = False",
+        "torch.set_float32_matmul_precision('high')",
+        "backends.fp32_precision = 'tf32'",
+        "backends.cudnn.fp32_precision = 'tf32'",
+        "backends.cudnn.conv.fp32_precision = 'ieee'",
+    ],
+)
+def test_whatever_the_user_has_set_stays(users):
+    """In torch's old words or its new ones, which it does not let anybody mix; a process each."""
+    program = f"""
+import torch
+from torch import backends
+from xsuperres.inference.devices import CudaDevice
+
+def told():
+    found = []
+    for ask in (
+        lambda: (backends.cuda.matmul.fp32_precision, backends.cudnn.conv.fp32_precision, backends.fp32_precision),
+        lambda: backends.cuda.matmul.allow_tf32,
+        lambda: backends.cudnn.allow_tf32,
+        torch.get_float32_matmul_precision,
+    ):
+        try:
+            found.append(ask())
+        except RuntimeError:
+            found.append("refused")
+    return found
+
+{users}
+before = told()
+for precision in ("fp32", "tf32"):
+    with CudaDevice("cuda:0").arithmetic(precision):
+        inside = backends.cuda.matmul.fp32_precision, backends.cudnn.conv.fp32_precision
+        assert inside == (("ieee",) if precision == "fp32" else ("tf32",)) * 2, inside
+assert told() == before, (told(), before)
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_an_older_torch_has_other_words(monkeypatch):
+    class Old:
+        allow_tf32 = True
+
+    monkeypatch.setattr(float32.torch.backends.cuda, "matmul", Old())
+    monkeypatch.setattr(float32.torch.backends, "cudnn", Old())
+    with CudaDevice("cuda:0").arithmetic("fp32"):
+        assert not torch.backends.cuda.matmul.allow_tf32 and not torch.backends.cudnn.allow_tf32
+    assert torch.backends.cuda.matmul.allow_tf32 and torch.backends.cudnn.allow_tf32
+
+
+def test_threads_that_want_other_precisions_wait_for_each_other(switches):
+    """Also on two GPUs: the switch is one for the process."""
+    switches("tf32")
+    order, inside = [], threading.Event()
+
+    def other():
+        inside.wait(5)
+        with CudaDevice("cuda:1").arithmetic("tf32"):
+            order.append(("tf32", switches()))
+
+    def alike():
+        inside.wait(5)
+        with CudaDevice("cuda:1").arithmetic("bf16"):
+            order.append(("bf16", switches()))
+
+    threads = [threading.Thread(target=work) for work in (other, alike)]
+    with CudaDevice("cuda:0").arithmetic("fp32"):
+        for thread in threads:
+            thread.start()
+        inside.set()
+        threads[1].join(5)
+        time.sleep(0.05)
+        order.append(("fp32", switches()))
+    threads[0].join(5)
+    assert order == [("bf16", ["ieee"] * 2), ("fp32", ["ieee"] * 2), ("tf32", ["tf32"] * 2)]
+    assert switches() == ["tf32"] * 2
+
+
+@pytest.mark.parametrize("options", [{}, {"domain": "open"}, {"missing": True, "upsampling": "interpolation"}])
+def test_no_convolution_is_done_in_whatever_precision_is_in_force(fake, make_model, monkeypatch, options):
+    """Those of the network, and those of interpolation and contrast around it."""
+    toy = make_model(**options)
+    gpu = fake()
+    toy.coarse.sr.downscale(toy.model)  # what is made of the static fields once, on the CPU
+    inside, outside = [], []
+
+    @contextmanager
+    def noting(precision):
+        inside.append(precision)
+        yield
+        inside.pop()
+
+    true = torch.nn.functional.conv2d
+
+    def convolve(values, weight, *more, **options):
+        outside.extend([tuple(weight.shape)] if not inside else [])
+        return true(values, weight, *more, **options)
+
+    monkeypatch.setattr(gpu, "arithmetic", noting)
+    monkeypatch.setattr(torch.nn.functional, "conv2d", convolve)
+    toy.coarse.sr.downscale(toy.model)
+    assert not outside
 
 
 @pytest.mark.parametrize("backbone", ["conv", "residual", "dense", "unet", "convnext"])
@@ -347,6 +526,18 @@ def test_bfloat16_is_near_and_has_no_seams(make_model, backbone, upsampling):
     assert 0 < float(abs(whole - exact).max()) <= 2e-2 * max(sd, 10 * spread)
     tiled = toy.coarse.chunk(time=1, lat=16, lon=18).sr.downscale(toy.model, precision="bf16")
     assert float(abs(tiled - whole).max()) <= 2e-2 * max(sd, 10 * spread)
+
+
+@pytest.mark.parametrize(("capability", "missing"), [((7, 5), ["tf32", "bf16"]), ((8, 0), []), ((9, 0), [])])
+def test_an_old_gpu_lacks_precisions(monkeypatch, capability, missing):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    gpu = CudaDevice("cuda:0")
+    for precision in devices.PRECISIONS:
+        if precision in missing:
+            with pytest.raises(ConfigError, match=f"'{precision}' is not there on 'cuda:0', which has fp32, fp16"):
+                gpu.check(precision)
+        else:
+            gpu.check(precision)
 
 
 @pytest.mark.parametrize("precision", ["fp16", "tf32"])
@@ -365,16 +556,31 @@ def test_settings_that_are_none(make_model):
 
 
 @pytest.mark.slow
-def test_compiled_is_the_same_and_compiles_twice_at_most(make_model, check):
-    """Tiles at edges and inside have different shapes, and so have the last sub-batches."""
+@pytest.mark.parametrize(("window", "most"), [(None, 4), (3, 6)])
+def test_compiled_is_the_same_and_compiles_for_all_shapes_at_once(make_model, check, window, most):
+    """Tiles at edges and inside have different shapes, and so have the last sub-batches and the ends of series.
+
+    One field, several, and a part of several that are kept are different programs to torch, of encoding and decoding.
+    """
     from torch._dynamo.utils import counters
 
-    toy = make_model(coarse=(40, 48))
+    toy = make_model(coarse=(40, 48), options=(("time_window", window),))
     expected = toy.coarse.sr.downscale(toy.model)
     counters.clear()
-    tiled = toy.coarse.chunk(time=2, lat=14, lon=17).sr.downscale(toy.model, compile=True, batch_size=2)
-    check.same_numbers(tiled.compute(scheduler="synchronous"), expected, toy.model.scaling.sd)
-    assert 2 <= counters["stats"]["unique_graphs"] <= 4, "encoding and decoding, twice at most"
+    for chunks in ({"time": 2, "lat": 14, "lon": 17}, {"time": 3, "lat": 20, "lon": 24}, {"lat": 13, "lon": 48}):
+        lazy = toy.coarse.chunk(chunks).sr.downscale(toy.model, compile=True, batch_size=2)
+        check.same_numbers(lazy.compute(scheduler="synchronous"), expected, toy.model.scaling.sd)
+    assert 2 <= counters["stats"]["unique_graphs"] <= most
+    assert not counters["graph_break"]
+
+
+@pytest.mark.parametrize("network", [{"dropout": "spatial"}, {"attention": "channel"}])
+def test_networks_that_ask_where_they_are_are_not_compiled(make_model, caplog, network):
+    toy = make_model(network=tuple(network.items()), options=(("sampling", WHOLE),))
+    with caplog.at_level(logging.WARNING, "xsuperres"):
+        got = toy.coarse.sr.downscale(toy.model, compile=True)
+    assert "compile=True is not for networks that are random or look at the whole domain" in caplog.text
+    np.testing.assert_array_equal(got, toy.coarse.sr.downscale(toy.model))
 
 
 # on a real one

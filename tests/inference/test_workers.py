@@ -18,6 +18,7 @@ import xsuperres as xsr
 from xsuperres.errors import ModelFileError
 from xsuperres.inference import workers
 from xsuperres.inference.devices import ON_CPU, Execution
+from xsuperres.inference.prepared import bytes_of
 from xsuperres.inference.workers import ModelReference, preparations, prepared_model, refer
 from xsuperres.model import table
 
@@ -85,11 +86,12 @@ def test_each_device_and_each_model_is_prepared_apart(make_model, prepared_model
     assert set(preparations().values()) == {1}
 
 
-def test_the_cache_is_bounded(make_model, prepared_models):
+def test_the_cache_is_bounded(make_model, prepared_models, monkeypatch):
     references = [refer(make_model(seed=seed).model, to_file=False) for seed in range(6)]
-    for reference in references:
+    monkeypatch.setattr(workers, "_ROOM", 4 * bytes_of(prepared_model(references[0], ON_CPU)))
+    for reference in references[1:]:
         prepared_model(reference, ON_CPU)
-    assert len(workers._PREPARED) == workers._KEPT < 6
+    assert len(workers._PREPARED) == 4
     prepared_model(references[-4], ON_CPU)
     assert len(prepared_models) == 6, "the newest are kept"
     prepared_model(references[0], ON_CPU)
@@ -98,6 +100,30 @@ def test_the_cache_is_bounded(make_model, prepared_models):
     assert len(prepared_models) == 7, "what was used since is not the oldest"
     prepared_model(references[-3], ON_CPU)
     assert len(prepared_models) == 8
+
+
+def test_one_that_is_larger_than_the_cache_is_kept(make_model, prepared_models, monkeypatch):
+    monkeypatch.setattr(workers, "_ROOM", 1)
+    reference = refer(make_model().model, to_file=False)
+    assert prepared_model(reference, ON_CPU) is prepared_model(reference, ON_CPU)
+
+
+def test_models_that_are_used_in_turn_are_prepared_once_each(make_model, prepared_models):
+    """Many variables, or regions, of one archive."""
+    references = [refer(make_model(seed=seed).model, to_file=False) for seed in range(8)]
+    for reference in references * 3:
+        prepared_model(reference, ON_CPU)
+    assert len(prepared_models) == 8
+
+
+def test_a_damaged_copy_says_what_to_do(make_model, tmp_path, forgotten):
+    model = make_model().model
+    reference = refer(model, to_file=True)
+    forgotten()
+    path = Path(reference.path)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ModelFileError, match="is damaged; delete this file and downscale again"):
+        prepared_model(reference, ON_CPU)
 
 
 def test_a_model_brought_to_another_domain_is_another(make_model, prepared_models):

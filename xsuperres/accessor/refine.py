@@ -160,7 +160,8 @@ class Refining(Accessor[T]):
         members : int, optional
             Results that differ by the network's randomness (noise, Monte Carlo dropout), along a new dim `member`.
         seed : int
-            Of the members; the same seed gives the same members, however the data are chunked.
+            Of the members; the same seed gives the same members, however the data are chunked. Random numbers go by
+            position along each dim, not by date: give parts that are downscaled one by one a seed each.
         batch_size : int, optional
             Fields that go through the network at once.
         device : str

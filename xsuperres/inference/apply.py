@@ -6,8 +6,10 @@ Tensors only. Validation during training and every kind of `downscale` run this 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +18,7 @@ from torch import Tensor
 from xsuperres.errors import XSuperResError
 from xsuperres.fields.channels import CoarsePlanes
 from xsuperres.fields.resample import fine_index
+from xsuperres.inference.devices import is_short_of_memory
 from xsuperres.inference.frames import EncodedFrames, Frames, placed
 from xsuperres.inference.prepared import Prepared
 from xsuperres.nn.network import Cells, Fixed
@@ -28,6 +31,7 @@ __all__ = ["Mask", "apply"]
 logger = logging.getLogger(__name__)
 
 Mask = Literal["input", "model"] | None
+T = TypeVar("T")
 
 
 @torch.inference_mode()
@@ -50,15 +54,18 @@ def apply(prepared: Prepared, frames: Frames, *, batch_size: int | None = None, 
     """
     scale, n = prepared.scale, frames.steps
     lines = (fine_index(index, scale)[None] for index in (frames.rows, frames.columns))
-    ground = _Ground.of(prepared, Cells(*(torch.from_numpy(line) for line in lines)), frames)
+    cells = Cells(*(torch.from_numpy(line) for line in lines))
     shape = (n, prepared.channels.targets, *(size * scale for size in frames.values.shape[-2:]))
+    ground = _attempted(prepared, partial(_Ground.of, prepared, cells, frames))
+    if ground is None:
+        raise _too_large(prepared, shape)
     out = np.empty(shape, frames.values.dtype)
     encoded = EncodedFrames(prepared, frames, ground.coarse, ground.fixed)
     downloads = prepared.device.downloads()
-    start, step = 0, max(1, min(n, batch_size or n))
+    start, step = 0, max(1, min(n, batch_size or n, prepared.fitting.get(shape[-2:], n)))
     while start < n:
         span = slice(start, min(start + step, n))
-        fine = _attempted(prepared, encoded, ground, span, mask)
+        fine = _attempted(prepared, partial(_masked_steps, prepared, encoded, ground, span, mask))
         if fine is None:
             step = _halved(span.stop - span.start, prepared, shape)
             continue
@@ -68,28 +75,31 @@ def apply(prepared: Prepared, frames: Frames, *, batch_size: int | None = None, 
     return out
 
 
-def _attempted(prepared: Prepared, encoded: EncodedFrames, ground: _Ground, span: slice, mask: Mask) -> Tensor | None:
-    """Return some output steps, or None if the device's memory is too small; nothing of the failure is kept."""
+def _attempted(prepared: Prepared, work: Callable[[], T]) -> T | None:
+    """Return what comes of some work, or None if the device's memory is too small; nothing of the failure is kept."""
     try:
-        fine = _steps(prepared, encoded, ground, span, restore=mask is not None)
-        if mask == "model" and ground.never is not None:
-            fine = fine.masked_fill(ground.never, torch.nan)
-    except torch.cuda.OutOfMemoryError:
-        return None
-    return fine
+        return work()
+    except RuntimeError as error:
+        if not is_short_of_memory(error):
+            raise
+    prepared.device.release()
+    return None
 
 
 def _halved(steps: int, prepared: Prepared, shape: tuple[int, ...]) -> int:
-    """Return half as many steps, for a device whose memory did not do."""
-    prepared.device.release()
+    """Return half as many steps, for a device whose memory did not do, and for the blocks to come."""
     if steps == 1:
-        raise XSuperResError(
-            f"One field of {shape[-2]} x {shape[-1]} fine cells does not fit into the memory of "
-            f"{prepared.device.name}; use smaller chunks in y and x, a smaller memory_budget in set_options, or "
-            "device='cpu'."
-        )
+        raise _too_large(prepared, shape)
     logger.warning("%s is out of memory with %d fields at once; trying %d.", prepared.device.name, steps, steps // 2)
+    prepared.fitting[shape[-2:]] = steps // 2
     return steps // 2
+
+
+def _too_large(prepared: Prepared, shape: tuple[int, ...]) -> XSuperResError:
+    return XSuperResError(
+        f"One field of {shape[-2]} x {shape[-1]} fine cells does not fit into the memory of {prepared.device.name}; "
+        "use smaller chunks in y and x, a smaller memory_budget in set_options, or device='cpu'."
+    )
 
 
 @dataclass(frozen=True)
@@ -126,6 +136,12 @@ class _Ground:
         )
 
 
+def _masked_steps(prepared: Prepared, encoded: EncodedFrames, ground: _Ground, span: slice, mask: Mask) -> Tensor:
+    """Return some output steps (n, t, Y, X), NaN where `mask` says so."""
+    fine = _steps(prepared, encoded, ground, span, restore=mask is not None)
+    return fine.masked_fill(ground.never, torch.nan) if mask == "model" and ground.never is not None else fine
+
+
 def _steps(prepared: Prepared, encoded: EncodedFrames, ground: _Ground, span: slice, *, restore: bool) -> Tensor:
     """Return some output steps (n, t, Y, X) in the variables' units."""
     frames, recipe = encoded.frames, prepared.channels
@@ -133,13 +149,15 @@ def _steps(prepared: Prepared, encoded: EncodedFrames, ground: _Ground, span: sl
     own = torch.from_numpy(encoded.output[span] - encoded.own.first)
     features, values, valid = (taken(part, own) for part in encoded.own.parts)
     place = placed(frames, None if frames.keys is None else frames.keys[1][span])
+    window = None if frames.windows is None else torch.from_numpy(frames.windows[span] - encoded.gates.first)
+    gates = prepared.network.windowed(encoded.gates.parts, window)
     with at(place), prepared.device.arithmetic(prepared.precision):
-        window = None if frames.windows is None else torch.from_numpy(frames.windows[span] - encoded.gates.first)
-        output = prepared.decode((features, *encoded.gates.parts), ground.fixed, window)
+        output = prepared.decode(features, gates, ground.fixed)
     complete = bool(encoded.complete[encoded.output[span]].all())
     skip = None
     if recipe.has_skip:
-        skip = _bicubic(values, valid, prepared.scale, complete=complete)
+        with prepared.device.arithmetic("fp32"):
+            skip = _bicubic(values, valid, prepared.scale, complete=complete)
         if ground.correction is not None:
             skip = skip + ground.correction
     dtype = torch.float64 if frames.values.dtype == np.float64 else torch.float32

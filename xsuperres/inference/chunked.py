@@ -94,7 +94,7 @@ def downscale(
     fine_location, cut = _inside(bound, fine_location)
     fine = named_like(bound.grid.crop(fine_location), coarse, bound.coarse_grid.crop(location))
     return [
-        _labelled(layout.like(da), part[(..., *cut)], layout.dims, coarse, fine, bound, fine_location)
+        _labelled(layout.like(da), _cropped(part, cut), layout.dims, coarse, fine, bound, fine_location)
         for da, part in zip(fields, layout.parts(data), strict=True)
     ]
 
@@ -126,6 +126,17 @@ def _inside(model: SRModel, location: Location) -> tuple[Location, tuple[slice, 
         cut.append(slice(int(inner[0]), int(inner[-1]) + 1))
         lines.append(index[cut[-1]])
     return Location(lines[0], lines[1]), (cut[0], cut[1])
+
+
+def _cropped(data: Any, cut: tuple[slice, ...]) -> Any:
+    """Return the cells of `cut` along the last axes, of dask data in equal chunks but for the last, as Zarr wants."""
+    if not cut:
+        return data
+    part = data[(..., *cut)]
+    if not hasattr(part, "dask"):
+        return part
+    axes = range(part.ndim - len(cut), part.ndim)
+    return part.rechunk({axis: max(part.chunks[axis]) for axis in axes})
 
 
 def _predictors(given: PredictorsLike | None, model: SRModel, coarse: Grid, like: xr.DataArray) -> list[xr.DataArray]:

@@ -26,6 +26,7 @@ from xsuperres.conditions import flag
 from xsuperres.config import check_choice
 from xsuperres.errors import ConfigError
 from xsuperres.inference.allocator import keep_freed_memory
+from xsuperres.inference.float32 import products
 
 __all__ = [
     "HALF",
@@ -37,12 +38,15 @@ __all__ = [
     "check_device",
     "choose_device",
     "device_of",
+    "is_short_of_memory",
 ]
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _SLOTS: dict[int, threading.BoundedSemaphore] = {}
 _LOCK = threading.Lock()
+_AMPERE = (8, 0)  # the first with bfloat16 and TF32
+_SHORT = ("out of memory", "ALLOC_FAILED", "ALLOCATION_FAILED")  # how CUDA, cuDNN and cuBLAS say it
 _RANK: dict[int, tuple[int, FileLock]] = {}
 
 
@@ -89,6 +93,11 @@ class Execution:
 ON_CPU = Execution(device="cpu")
 
 
+def is_short_of_memory(error: RuntimeError) -> bool:
+    """Return whether an error of torch says that a GPU's memory did not do; its libraries have words of their own."""
+    return isinstance(error, torch.cuda.OutOfMemoryError) or any(words in str(error) for words in _SHORT)
+
+
 def choose_device(device: str) -> str:
     """Return the device that "auto", or "cuda", means in this process, or `device` if it is there.
 
@@ -102,16 +111,30 @@ def choose_device(device: str) -> str:
     """
     check_device(device)
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if device == "cpu" or (device == "auto" and not count):
+    asked = torch.device("cpu" if device == "auto" and not count else device.replace("auto", "cuda"))
+    if asked.type == "cpu":
         return "cpu"
-    index = torch.device(device).index if device != "auto" else None
+    index = asked.index
     if (index or 0) >= count:
         raise ConfigError(
             f"device={device!r} was asked for, but torch sees {count} GPU(s); use device='cpu' or 'auto'."
         )
     if index is None:
-        index = 0 if count == 1 or "dask_cuda" in sys.modules else _rank() % count
+        index = 0 if count == 1 or _under_dask_cuda() else _rank() % count
     return f"cuda:{index}"
+
+
+def _under_dask_cuda() -> bool:
+    """Return whether this is the process of a worker of dask-cuda, which knows its own by their plugins."""
+    if "dask_cuda" not in sys.modules:  # that may be so in other processes too
+        return False
+    from distributed import get_worker
+
+    try:
+        plugins = get_worker().plugins.values()
+    except ValueError:
+        return False
+    return any(type(plugin).__module__.split(".")[0] == "dask_cuda" for plugin in plugins)
 
 
 def _rank() -> int:
@@ -157,11 +180,15 @@ class Device:
         As torch calls it.
     """
 
-    precisions: tuple[str, ...] = ("fp32", "bf16")  # fp16 would be slower than fp32
     floats = 2**20  # of the widest activation: what stays in the cache between layers runs twice as fast
 
     def __init__(self, name: str) -> None:
         self.name, self.torch = name, torch.device(name)
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """What it computes in, faster than in float32."""
+        return "fp32", "bf16"
 
     def check(self, precision: str) -> None:
         """Refuse a precision that the device does not have."""
@@ -190,7 +217,7 @@ class Device:
 
     def upload(self, values: np.ndarray) -> Tensor:
         """Return values as a tensor on the device."""
-        return torch.from_numpy(np.ascontiguousarray(values))
+        return torch.from_numpy(np.require(values, requirements=["C", "W"]))  # torch warns of what cannot be written
 
     def downloads(self) -> Downloads:
         """Return what brings a block's results back."""
@@ -214,12 +241,17 @@ class Downloads:
 class CudaDevice(Device):
     """A GPU: one block at a time, of all processes of this host; copies go on beside the arithmetic."""
 
-    precisions = PRECISIONS
     floats = 2**27
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
         self.turn = threading.Lock()
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        if torch.cuda.get_device_capability(self.torch) < _AMPERE:
+            return "fp32", "fp16"
+        return PRECISIONS
 
     @contextmanager
     def gate(self) -> Iterator[None]:
@@ -229,13 +261,8 @@ class CudaDevice(Device):
 
     @contextmanager
     def arithmetic(self, precision: str) -> Iterator[None]:
-        before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-        try:
-            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
-            with super().arithmetic(precision):
-                yield
-        finally:
-            torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+        with products(tf32=precision == "tf32"), super().arithmetic(precision):
+            yield
 
     def upload(self, values: np.ndarray) -> Tensor:
         return super().upload(values).pin_memory().to(self.torch, non_blocking=True)

@@ -87,7 +87,8 @@ class EncodedFrames:
         block = prepared.device.upload(frames.values[span])
         valid, recipe = torch.isfinite(block), prepared.channels
         calendar = None if frames.calendar is None else prepared.device.upload(frames.calendar[span])
-        values, channels = recipe.coarse(block, valid, self.planes, calendar)
+        with prepared.device.arithmetic("fp32"):
+            values, channels = recipe.coarse(block, valid, self.planes, calendar)
         place = placed(frames, None if frames.keys is None else frames.keys[0][span])
         with at(place), prepared.device.arithmetic(prepared.precision):
             parts = prepared.encode(channels.contiguous(memory_format=torch.channels_last), self.fixed)

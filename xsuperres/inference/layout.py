@@ -70,8 +70,9 @@ class Layout:
             else coarse.canonical(first).transpose(*lead, *coarse.dims)
         )
         if members is not None:
-            if MEMBER in lead:
-                raise ConfigError(f"The data have a dimension {MEMBER!r} already; rename it before members={members}.")
+            if MEMBER in lead or MEMBER in first.coords:
+                kind = "dimension" if MEMBER in lead else "coordinate"
+                raise ConfigError(f"The data have a {kind} {MEMBER!r} already; rename it before members={members}.")
             values = values.expand_dims(MEMBER)
             lead = [MEMBER, *lead]
         axes = () if told is None else tuple(range(len(lead) - told.ndim + 1, len(lead)))
@@ -158,17 +159,17 @@ def _whole(data: Any, model: SRModel, dtype: np.dtype) -> Any:
 
 
 def _merged(data: Any, plans: list[AxisPlan]) -> Any:
-    """Return dask data whose chunks are no smaller than the halo."""
+    """Return dask data whose chunks are no smaller than the halo, but maybe the last: Zarr wants the others equal."""
     sizes = {}
     for axis, plan in enumerate(plans):
         chunks, least = data.chunks[axis], max(plan.halo)
-        if len(chunks) > 1 and min(chunks) < least:
-            count = max(1, sum(chunks) // max(2 * least, max(chunks)))
-            sizes[axis] = split(sum(chunks), -(-sum(chunks) // count))
+        if min(chunks[:-1], default=least) < least:
+            unit = chunks[0] if len(set(chunks[:-1])) == 1 and chunks[-1] <= chunks[0] else 1
+            sizes[axis] = unit * -(-max(2 * least, *chunks) // max(1, unit))  # whole chunks, as they are stored
     if not sizes:
         return data
     warnings.warn(
-        f"Chunks of {[min(data.chunks[a]) for a in sizes]} cells are smaller than the model's halo of "
+        f"Chunks of {[min(data.chunks[a][:-1]) for a in sizes]} cells are smaller than the model's halo of "
         f"{[max(plans[a].halo) for a in sizes]}; they are merged. Larger chunks are faster there.",
         XSuperResWarning,
         stacklevel=5,

@@ -6,8 +6,9 @@ Tensors only, but for the range of its inputs.
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,9 @@ from xsuperres.inference.guard import Limits
 from xsuperres.model.artefact import SRModel
 from xsuperres.nn.network import Encoded, SuperResolution
 
-__all__ = ["Prepared", "bytes_per_cell", "prepare", "sub_batch"]
+logger = logging.getLogger(__name__)
+
+__all__ = ["Prepared", "bytes_of", "bytes_per_cell", "prepare", "sub_batch"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,8 @@ class Prepared:
     `fine` (c, Y, X) are the fine channels, `correction` (t, Y, X) what the skip adds to bicubic in scaled units,
     `coarse` the planes of the coarse grid, `offset` (t, Y, X) what is added to transformed values, `trained`
     (t, Y, X) the fine cells that were trained on, where some never were, `limits` the range of the inputs. `encode` and
-    `decode` are the network's own, or compiled.
+    `decode` are the network's own, or compiled. `fitting` notes how many fields (Y, X) at once the device's memory
+    holds where more did not fit.
     """
 
     network: SuperResolution
@@ -49,6 +53,7 @@ class Prepared:
     limits: Limits
     device: Device
     precision: str
+    fitting: dict[tuple[int, ...], int] = field(default_factory=dict)
 
 
 def prepare(model: SRModel, execution: Execution = ON_CPU, network: SuperResolution | None = None) -> Prepared:
@@ -61,8 +66,7 @@ def prepare(model: SRModel, execution: Execution = ON_CPU, network: SuperResolut
     correction, count = channels.correction, channels.targets
     offsets = channels.offsets or (None, None)
     network = network if network is not None else _placed(model.network, device.torch)
-    parts: list[Callable[..., Any]] = [network.encode, network.decode]
-    encode, decode = (torch.compile(part, dynamic=True) for part in parts) if execution.compile else parts
+    encode, decode = _compiled(network) if execution.compile else (network.encode, network.decode)
     return Prepared(
         network=network,
         encode=encode,
@@ -83,6 +87,14 @@ def prepare(model: SRModel, execution: Execution = ON_CPU, network: SuperResolut
     )
 
 
+def _compiled(network: SuperResolution) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Return a network's parts compiled, for tiles of any shape at once, unless it asks where it is."""
+    if network.is_random or network.global_context:
+        logger.warning("compile=True is not for networks that are random or look at the whole domain; it is left out.")
+        return network.encode, network.decode
+    return torch.compile(network.encode, dynamic=True), torch.compile(network.decode, dynamic=True)
+
+
 def _placed(network: SuperResolution, device: torch.device) -> SuperResolution:
     """Return the network on `device`; the model's own stays where it is."""
     return network if device.type == "cpu" else copy.deepcopy(network).to(device)
@@ -96,6 +108,14 @@ def bytes_per_cell(model: SRModel) -> int:
     fusion = 0 if model.network.fusion is None else 10 * model.network.fusion.hidden
     before = fusion if model.network.before else 0
     return 4 * (cells * (fine + before) + 6 * config.width + fusion - before)
+
+
+def bytes_of(prepared: Prepared) -> int:
+    """Return how many bytes a prepared model takes."""
+    planes: list[Tensor | None] = [prepared.fine, prepared.correction, prepared.offset, prepared.trained]
+    planes += [prepared.coarse.climatology, prepared.coarse.offset]
+    weights = sum(parameter.nbytes for parameter in prepared.network.parameters())
+    return weights + sum(plane.nbytes for plane in planes if plane is not None)
 
 
 def sub_batch(prepared: Prepared, cells: int) -> int:

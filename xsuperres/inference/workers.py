@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from xsuperres.errors import ModelFileError, XSuperResError
-from xsuperres.inference.devices import Execution
-from xsuperres.inference.prepared import Prepared, prepare
+from xsuperres.inference.devices import Execution, is_short_of_memory
+from xsuperres.inference.prepared import Prepared, bytes_of, prepare
 from xsuperres.model.artefact import SRModel
 from xsuperres.model.file import load_model, model_to_bytes, save_model
 from xsuperres.model.table import known_model, remember
@@ -33,9 +33,11 @@ Key = tuple[str, Execution]
 _PREPARED: dict[Key, Prepared] = {}
 _COUNTS: Counter[Key] = Counter()
 _COPIES: dict[str, Path] = {}  # of the worker in this process, by digest
-_SENT: weakref.WeakKeyDictionary[Any, set[str]] = weakref.WeakKeyDictionary()  # digests, by client
+_SENT: weakref.WeakKeyDictionary[Any, dict[str, str]] = weakref.WeakKeyDictionary()  # plugins by digest, by client
 _LOCK = threading.Lock()
-_KEPT = 4  # prepared models per process; the one not used for longest goes first
+_SENDING = threading.Lock()
+_ROOM = 2**30  # bytes of prepared models that a process keeps; those not used for longest go first
+_SENT_AT_MOST = 16  # models that a scheduler keeps for workers to come; the one not used for longest goes first
 _UNUSED = 30 * 24 * 3600.0  # seconds
 
 
@@ -86,17 +88,32 @@ def _prune(folder: Path) -> None:
 def _send(model: SRModel) -> None:
     """Give the workers of the connected client, if there is one, a copy of the model."""
     client = _client()
-    if client is None or model.digest in _SENT.setdefault(client, set()):
+    if client is None:
         return
-    from xsuperres.inference.plugin import ModelCopy
+    with _SENDING:
+        sent = _SENT.setdefault(client, {})
+        if model.digest not in sent:
+            from xsuperres.inference.plugin import model_copy
 
-    try:
-        client.register_plugin(ModelCopy(model.digest, model_to_bytes(model)))
-    except ImportError as error:
+            if not sent:
+                _check_workers(client)
+            name = f"xsuperres-model-{model.digest}"
+            client.register_plugin(model_copy(model.digest, model_to_bytes(model)), name=name)
+            sent[model.digest] = name
+        sent[model.digest] = sent.pop(model.digest)  # now the last to go
+        if len(sent) > _SENT_AT_MOST:
+            client.unregister_worker_plugin(sent.pop(next(iter(sent))))
+
+
+def _check_workers(client: Any) -> None:
+    """Refuse workers that cannot run a model: what would come of it there is no error that says so."""
+    found = client.run(exec, "import safetensors, xsuperres.inference.tile", on_error="return")
+    errors = {worker: error for worker, error in found.items() if isinstance(error, Exception)}
+    for worker, error in errors.items():
         raise XSuperResError(
-            f"The workers cannot run this model: {error}. Install the same xsuperres, with torch, there as here."
+            f"{len(errors)} of {len(found)} workers cannot run this model, {worker} for one: {error}. Install the same "
+            "xsuperres, with torch, there as here."
         ) from error
-    _SENT[client].add(model.digest)
 
 
 def _client() -> Any:
@@ -109,8 +126,9 @@ def _client() -> Any:
         client = default_client()
     except ValueError:
         return None
-    if client.asynchronous:
-        logger.info("The client is asynchronous: workers will read the model from the cache folder.")
+    if client.asynchronous or client.status != "running":
+        state = "asynchronous" if client.asynchronous else client.status
+        logger.warning("The client is %s: its workers are sent no model, they read it from the cache folder.", state)
         return None
     return client
 
@@ -130,13 +148,32 @@ def prepared_model(reference: ModelReference, execution: Execution) -> Prepared:
     key = (reference.digest, execution)
     with _LOCK:
         if key not in _PREPARED:
-            model = known_model(reference.digest) or _read(reference)
-            while len(_PREPARED) >= _KEPT:
-                del _PREPARED[next(iter(_PREPARED))]
-            _PREPARED[key] = prepare(model, execution)
+            _PREPARED[key] = _prepared(known_model(reference.digest) or _read(reference), execution)
             _COUNTS[key] += 1
+            _make_room()
         _PREPARED[key] = _PREPARED.pop(key)  # now the last to go
         return _PREPARED[key]
+
+
+def _prepared(model: SRModel, execution: Execution) -> Prepared:
+    try:
+        return prepare(model, execution)
+    except RuntimeError as error:
+        if not is_short_of_memory(error):
+            raise
+        raise XSuperResError(
+            f"The model does not fit into the memory of {execution.device}, of which others may use a part; use "
+            "another device, or device='cpu'."
+        ) from error
+
+
+def _make_room() -> None:
+    """Drop models, but the newest, while all are more than a process keeps."""
+    sizes = {key: bytes_of(prepared) for key, prepared in _PREPARED.items()}
+    for key in list(sizes)[:-1]:
+        if sum(sizes.values()) <= _ROOM:
+            break
+        del _PREPARED[key], sizes[key]
 
 
 def _read(reference: ModelReference) -> SRModel:
@@ -148,7 +185,12 @@ def _read(reference: ModelReference) -> SRModel:
             "object alive until the result is computed; on a cluster connect the client before calling downscale, or "
             "share the cache folder (XSUPERRES_CACHE) with the workers."
         )
-    model = load_model(there)
+    try:
+        model = load_model(there)
+    except ModelFileError as error:
+        raise ModelFileError(
+            f"The copy {str(there)!r} is damaged; delete this file and downscale again. {error}"
+        ) from error
     if model.digest != reference.digest:
         raise ModelFileError(f"{str(there)!r} holds another model; delete this file and downscale again.")
     return remember(model)

@@ -7,7 +7,7 @@ the baseline's training error. Every combination of backbone and upsampling is c
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -119,7 +119,7 @@ class SuperResolution(Block):
         features, *gates = self.encode(coarse, fixed)
         if windows is not None:
             features = taken(features, windows[:, self.spec.output_frame])
-        return self.decode((features, *gates), fixed, windows)
+        return self.decode(features, self.windowed(gates, windows), fixed)
 
     def encode(self, coarse: Tensor, fixed: Fixed) -> Encoded:
         """Return what is computed once per frame: features and, with a time window, their part of the gates."""
@@ -129,17 +129,18 @@ class SuperResolution(Block):
         features = self.backbone(self.activate(stem))
         return (features,) if self.fusion is None else (features, self.fusion.gates(features))
 
-    def decode(self, encoded: Encoded, fixed: Fixed, windows: Tensor | None = None) -> Tensor:
-        """Return the output (b, outputs, Y, X).
+    def windowed(self, gates: Sequence[Tensor], windows: Tensor | None) -> list[Tensor]:
+        """Return the gates of the first frame of every window (b, n), of the second, and so on."""
+        if self.fusion is None:
+            return []
+        if windows is None:
+            raise ValueError(f"A network with a time window of {self.spec.time_window} needs the windows' frames.")
+        return [taken(gates[0], windows[:, step]) for step in range(windows.shape[1])]
 
-        `encoded` holds the features of the output frames and, with a time window, the gates of all frames that the
-        windows (b, n) count.
-        """
-        features = encoded[0]
+    def decode(self, features: Tensor, gates: Sequence[Tensor], fixed: Fixed) -> Tensor:
+        """Return the output (b, outputs, Y, X) from the features of the output frames, and `windowed` gates."""
         if self.fusion is not None:
-            if windows is None:
-                raise ValueError(f"A network with a time window of {self.spec.time_window} needs the windows' frames.")
-            features = self.fusion(*encoded, windows)
+            features = self.fusion(features, gates)
         if not self.before:
             features = self.upsampler(features)
         return self.head(self.merge(features, fixed.merge))

@@ -115,8 +115,8 @@ def _hashed(place: Place, x: Tensor, layer: int, *, per_cell: bool) -> Tensor:
 
 
 def _fraction(hashed: Tensor) -> Tensor:
-    """Return float32 strictly between 0 and 1: 24 bits are exact."""
-    return ((hashed >> 8).float() + 0.5) * 2.0**-24
+    """Return float32 strictly between 0 and 1: 23 bits and a half are exact."""
+    return ((hashed >> 9).float() + 0.5) * 2.0**-23
 
 
 def uniform(place: Place, x: Tensor, layer: int, *, per_cell: bool = True) -> Tensor:

@@ -6,6 +6,8 @@ input part of the gates are (f, c, y, x), and windows (b, n) say which frames ea
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -45,13 +47,12 @@ class RecurrentFusion(Block):
         """Return what the frames contribute to the gates."""
         return self.input(features)
 
-    def forward(self, features: Tensor, gates: Tensor, windows: Tensor) -> Tensor:
-        # (b, width, y, x) of the output frames, (f, 4 hidden, y, x) of all, (b, n) -> (b, width, y, x)
-        """Fuse the frames of each window into the features of its output frame."""
-        opened = torch.sigmoid(taken(gates, windows[:, 0]))
-        state, memory = self._step(opened, None)
-        for step in range(1, self.window):
-            opened = self.recurrent(state).add_(taken(gates, windows[:, step])).sigmoid_()
+    def forward(self, features: Tensor, gates: Sequence[Tensor]) -> Tensor:
+        # (b, width, y, x) of the output frames, n times (b, 4 hidden, y, x) -> (b, width, y, x)
+        """Fuse the frames of each window, whose gates come step by step, into the features of its output frame."""
+        state, memory = self._step(torch.sigmoid(gates[0]), None)
+        for step in gates[1:]:
+            opened = self.recurrent(state).add_(step).sigmoid_()
             state, memory = self._step(opened, memory)
         return added(self.output(state), features)
 
