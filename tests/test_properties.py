@@ -7,6 +7,8 @@ the data reach the network and come back right, not what it has learnt.
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ import xarray as xr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import xsuperres as xsr
 from xsuperres.errors import XSuperResWarning
 from xsuperres.inference import layout
 from xsuperres.inference.apply import apply
@@ -21,6 +24,7 @@ from xsuperres.inference.frames import Frames
 from xsuperres.inference.prepared import prepare
 from xsuperres.nn.backbones import BACKBONES
 from xsuperres.nn.upsamplers import UPSAMPLERS
+from xsuperres.testing import toy_field
 
 ROWS, COLUMNS, TIMES = 13, 16, 3
 few = settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
@@ -39,6 +43,7 @@ grids = st.fixed_dictionaries(
         "missing": st.booleans(),
         "domain": st.sampled_from(["fixed", "open"]),
         "west": st.sampled_from([0.5, 350.5, 172.5]),
+        "dtype": st.sampled_from(["float32", "float64"]),
     }
 )
 
@@ -85,11 +90,12 @@ def in_convention(coarse: xr.DataArray, convention: str, cells: int = 5) -> xr.D
 
 
 @many
-@given(networks, grids, chunkings, dim_orders, holes, st.booleans(), st.booleans())
-def test_chunked_equals_whole(make_model, check, network, where, chunks, order, seed, southward, merge):
+@given(networks, grids, chunkings, dim_orders, holes, conventions, st.booleans(), st.booleans())
+def test_chunked_equals_whole(make_model, check, network, where, chunks, order, seed, convention, southward, merge):
     """The exactness promise, also for chunks smaller than the halo if these are not merged."""
     given_ = toy(make_model, network, where)
     coarse = with_holes(given_.coarse, seed if where["missing"] else None).transpose(*order)
+    coarse = in_convention(coarse, convention)
     coarse = coarse.isel(lat=slice(None, None, -1)) if southward else coarse
     with pytest.MonkeyPatch.context() as patch:
         if not merge:
@@ -290,11 +296,64 @@ def test_windows_and_members_in_chunks(
         where | {"network": tuple(parts.items()), "data": tuple(data.items())},
         _Options(options.items()),
     )
-    coarse = lengthened(given_.coarse, seed, gap).transpose(*order)
+    coarse = with_holes(lengthened(given_.coarse, seed, gap), seed if where["missing"] else None).transpose(*order)
     members = {"members": 2, "seed": seed} if noise or parts["dropout"] else {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", XSuperResWarning)  # gaps, and channel attention that cannot be tiled
         check.chunked_equals_whole(given_.model, coarse, chunks, **members)
+
+
+@cache
+def several(window: int | None, missing: bool, reinitialise) -> tuple[xr.Dataset, xr.DataArray, xsr.SRModel]:
+    """Return two coarse variables of other dtypes, a predictor, and a model with random weights of all three."""
+    fine = toy_field(time=5, y=2 * ROWS, x=2 * COLUMNS, periodic=True, seed=3)
+    fine = fine.where((fine.lon < 90) | (fine.lat > 0)) if missing else fine
+    other = (2 * fine.astype("float64") - 250).rename("dew").assign_attrs(units="degC")
+    ds = xr.Dataset({"tas": fine, "dew": other})
+    predictor = (
+        toy_field(time=5, y=2 * ROWS, x=2 * COLUMNS, periodic=True, seed=4).rename("psl").reset_coords(drop=True)
+    )
+    settings_ = {"network": {"width": 5, "depth": 1, "head_width": 4}, "optimization": {"max_steps": 1}}
+    predictor = predictor.sr.coarsen(2).assign_attrs(units="Pa")
+    quiet = {"validation": None, "progress": False, "activate": False}
+    model = ds.sr.fit(2, predictors=predictor, time_window=window, **settings_, **quiet)
+    reinitialise(model.network)
+    coarse = ds.sr.coarsen(2).drop_vars(["elevation", "land_fraction"])
+    return coarse, predictor, replace(model)
+
+
+@few
+@given(
+    st.sampled_from([None, 3]),
+    st.booleans(),
+    st.fixed_dictionaries({"time": partitions(5), "lat": partitions(ROWS), "lon": partitions(COLUMNS)}),
+    st.booleans(),
+    dim_orders,
+)
+def test_variables_and_predictors_in_chunks(check, reinitialise, window, missing, chunks, lazy_predictor, order):
+    """Each variable in its own units and dtype; a predictor in memory, or in chunks of its own."""
+    coarse, predictor, model = several(window, missing, reinitialise)
+    coarse = coarse.transpose(*order)
+    whole = coarse.sr.downscale(model, predictors=predictor)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", XSuperResWarning)
+        beside = predictor.chunk(time=2, lat=5) if lazy_predictor else predictor
+        lazy = coarse.chunk(chunks).sr.downscale(model, predictors=beside)
+        parts = lazy.compute(scheduler="synchronous")
+    for name, sd in zip(("tas", "dew"), model.channels.sd, strict=False):
+        assert lazy[name].chunks is not None and parts[name].dtype == coarse[name].dtype
+        check.same_numbers(parts[name], whole[name], sd)
+
+
+@few
+@given(networks, st.sampled_from(["vanilla", "spatial", "gaussian"]), st.integers(1, COLUMNS - 1), chunkings)
+def test_members_belong_to_cells_of_the_data(make_model, check, network, dropout, cells, chunks):
+    """Cut in any way, with the globe turned as well: what is random goes by the cells of the data as they are given."""
+    given_ = toy(make_model, network, {"periodic": True, "network": (("dropout", dropout),)})
+    turned = given_.coarse.roll(lon=cells, roll_coords=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", XSuperResWarning)
+        check.chunked_equals_whole(given_.model, turned, chunks, members=2, seed=cells)
 
 
 @few
