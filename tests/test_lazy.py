@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import subprocess
+import sys
 import warnings
 
 import cloudpickle
@@ -133,6 +136,51 @@ def test_other_models_inputs_and_settings_give_other_keys(make_model, missing):
 
 def graph_bytes(lazy: xr.DataArray) -> int:
     return len(cloudpickle.dumps(dict(lazy.data.__dask_graph__())))
+
+
+KEYS = """
+import sys, xarray as xr, xsuperres
+coarse = xr.open_dataset(sys.argv[1], engine="h5netcdf").tas.load()
+lazy = coarse.chunk(time=1, lat=10).sr.downscale(xsuperres.load_model(sys.argv[2]))
+print(sorted(map(str, lazy.__dask_keys__()))[0], hash("xsuperres"))
+"""
+
+
+def test_processes_give_the_same_keys(toy, tmp_path):
+    """Of the same model file and data, whatever the hashes of Python's strings."""
+    toy.model.save(tmp_path / "model.safetensors")
+    toy.coarse.drop_vars(["elevation", "land_fraction"]).to_netcdf(tmp_path / "coarse.nc", engine="h5netcdf")
+    command = [sys.executable, "-c", KEYS, str(tmp_path / "coarse.nc"), str(tmp_path / "model.safetensors")]
+    keys, hashes = set(), set()
+    for seed in ("1", "2"):
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        told = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout.split()
+        keys.add(" ".join(told[:-1]))
+        hashes.add(told[-1])
+    assert len(keys) == 1 and len(hashes) == 2
+
+
+@pytest.mark.parametrize("periodic", [False, True])
+@pytest.mark.parametrize(
+    ("chunks", "window", "most"),
+    [
+        ({"time": 1}, None, 3),
+        ({"time": 5}, 3, 3 + 2),  # what the next block in time needs of this one is a task of its own
+        ({"time": 5, "lat": 18, "lon": 18}, None, 12),
+        ({"time": 5, "lat": 18, "lon": 18}, 3, 20),
+    ],
+)
+def test_there_are_few_tasks_per_block(make_model, periodic, chunks, window, most):
+    """After optimisation, reading included: less than plain overlap makes."""
+    toy = make_model(coarse=(90, 90), periodic=periodic, options=(("time_window", window),))
+    series = toy.coarse.isel(time=np.zeros(40, int)).copy(data=np.zeros((40, 90, 90), np.float32))
+    series = series.assign_coords(time=np.arange(40)).chunk(chunks)
+    data = dask.array.map_blocks(np.array, series.data, dtype=np.float32)  # as from a store: a task per chunk
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", XSuperResWarning)
+        lazy = series.copy(data=data).sr.downscale(toy.model).data
+    (optimised,) = dask.optimize(lazy)
+    assert len(optimised.__dask_graph__()) <= most * lazy.npartitions
 
 
 def test_the_graph_does_not_grow_with_the_network(make_model):
