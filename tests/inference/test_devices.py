@@ -260,17 +260,35 @@ def test_one_block_at_a_time_on_a_gpu_while_the_cpu_goes_on(monkeypatch):
         assert most_inside(lambda: device_of("cpu").gate(), tasks=8) == 4
 
 
+HOLD = """
+import sys, torch
+torch.cuda.get_device_properties = lambda device: type("Properties", (), {"uuid": "GPU-1"})
+from xsuperres.inference.devices import CudaDevice
+with CudaDevice("cuda:0").gate():
+    print("inside", flush=True)
+    sys.stdin.read()
+"""
+
+
 def test_two_processes_share_a_gpu_by_turns(monkeypatch, tmp_path):
-    """Another name for the same GPU, as another process has, waits too."""
+    """Another name for the same GPU, as another process has, waits too; one that dies lets the next one in."""
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Properties)
-    first, second = CudaDevice("cuda:0"), CudaDevice("cuda:1")
-    with first.gate():
-        waiting = threading.Thread(target=lambda: second.gate().__enter__(), daemon=True)
-        waiting.start()
-        waiting.join(0.3)
-        assert waiting.is_alive()
-    waiting.join(5)
-    assert not waiting.is_alive()
+    environment = {**devices.os.environ, "TMPDIR": str(tmp_path)}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    other = subprocess.Popen([sys.executable, "-c", HOLD], env=environment, **pipes)
+    assert other.stdout.readline() == "inside\n"
+    entered = threading.Event()
+
+    def enter():
+        with CudaDevice("cuda:1").gate():
+            entered.set()
+
+    waiting = threading.Thread(target=enter, daemon=True)
+    waiting.start()
+    assert not entered.wait(0.3)
+    other.kill()
+    other.communicate()
+    assert entered.wait(5)
 
 
 # on a (fake) gpu
@@ -368,6 +386,96 @@ def test_other_errors_are_not_taken_for_short_memory(make_model, monkeypatch):
     monkeypatch.setattr(frames.EncodedFrames, "_encode", broken)
     with pytest.raises(RuntimeError, match="the network is broken"):
         toy.coarse.sr.downscale(toy.model)
+
+
+class FakeStream:
+    """Copies that are asked for not to block wait here until somebody waits for them."""
+
+    def __init__(self, device=None):
+        self.waiting = []
+
+    def wait_stream(self, other):
+        assert isinstance(other, FakeStream)
+
+
+class FakeEvent:
+    def record(self, stream):
+        self.stream, self.count = stream, len(stream.waiting)
+
+    def synchronize(self):
+        for copy in self.stream.waiting[: self.count]:
+            copy()
+
+
+@pytest.fixture
+def cuda(gpus, monkeypatch):
+    """The true layer of GPUs, on a torch.cuda that is made of the CPU: streams, events, pinned memory."""
+
+    def start():
+        current, inside = FakeStream(), []
+        true_copy, true_empty, true_to = torch.Tensor.copy_, torch.empty, torch.Tensor.to
+
+        @contextmanager
+        def stream(chosen):
+            inside.append(chosen)
+            yield
+            inside.pop()
+
+        def copy_(tensor, source, non_blocking=False):
+            if not non_blocking:
+                return true_copy(tensor, source)
+            kept = source.clone()
+            inside[-1].waiting.append(lambda: true_copy(tensor, kept))
+            return tensor
+
+        def to(tensor, *target, non_blocking=False, **options):
+            assert not non_blocking or tensor in pinned
+            return true_to(tensor, *target, **options)
+
+        class Pinned(list):
+            def __contains__(self, tensor):
+                return any(tensor is one for one in self)
+
+        pinned = Pinned()
+        gpus(1)
+        gpu = CudaDevice("cuda:0")
+        gpu.torch = torch.device("cpu")
+        gpu.floats = 2**12
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Properties)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+        monkeypatch.setattr(torch.cuda, "Stream", FakeStream)
+        monkeypatch.setattr(torch.cuda, "Event", FakeEvent)
+        monkeypatch.setattr(torch.cuda, "stream", stream)
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda device: current)
+        monkeypatch.setattr(torch, "empty", lambda *size, pin_memory=False, **options: true_empty(*size, **options))
+        monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor)
+        monkeypatch.setattr(torch.Tensor, "copy_", copy_)
+        monkeypatch.setattr(torch.Tensor, "to", to)
+        monkeypatch.setattr(torch.Tensor, "record_stream", lambda tensor, stream: None)
+        for module in (devices, prepared, tile):
+            monkeypatch.setattr(module, "device_of", lambda name: gpu if name != "cpu" else device_of("cpu"))
+
+    return start
+
+
+@pytest.mark.parametrize("window", [None, 3])
+def test_all_that_is_copied_beside_the_arithmetic_arrives(cuda, make_model, check, window):
+    toy = make_model(coarse=(20, 24), options=(("time_window", window),))
+    expected = toy.coarse.sr.downscale(toy.model, device="cpu")
+    cuda()
+    for size in (1, 2, None):
+        check.same_numbers(toy.coarse.sr.downscale(toy.model, batch_size=size), expected, toy.model.scaling.sd)
+    lazy = toy.coarse.chunk(time=2, lat=10, lon=12).sr.downscale(toy.model)
+    check.same_numbers(lazy.compute(scheduler="threads", num_workers=4), expected, toy.model.scaling.sd)
+
+
+def test_a_copy_that_nobody_waits_for_is_found_out(cuda, make_model, monkeypatch):
+    """The control of the fake."""
+    toy = make_model(coarse=(20, 24))
+    expected = toy.coarse.sr.downscale(toy.model, device="cpu")
+    cuda()
+    monkeypatch.setattr(FakeEvent, "synchronize", lambda event: None)
+    assert not np.allclose(toy.coarse.sr.downscale(toy.model, batch_size=1), expected, rtol=1e-3)
 
 
 # precision

@@ -45,6 +45,7 @@ PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _SLOTS: dict[int, threading.BoundedSemaphore] = {}
 _LOCK = threading.Lock()
+_POLL = 0.002  # seconds; a block takes tens of milliseconds
 _AMPERE = (8, 0)  # the first with bfloat16 and TF32
 _SHORT = ("out of memory", "ALLOC_FAILED", "ALLOCATION_FAILED")  # how CUDA, cuDNN and cuBLAS say it
 _RANK: dict[int, tuple[int, FileLock]] = {}
@@ -256,7 +257,7 @@ class CudaDevice(Device):
     @contextmanager
     def gate(self) -> Iterator[None]:
         identity = getattr(torch.cuda.get_device_properties(self.torch), "uuid", self.name)
-        with self.turn, FileLock(_shared_folder() / f"gpu-{identity}.lock"):
+        with self.turn, FileLock(_shared_folder() / f"gpu-{identity}.lock").acquire(poll_interval=_POLL):
             yield
 
     @contextmanager
