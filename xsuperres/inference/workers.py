@@ -25,7 +25,7 @@ from xsuperres.model.file import load_model, model_to_bytes, save_model
 from xsuperres.model.table import known_model, remember
 from xsuperres.options import cache_folder
 
-__all__ = ["ModelReference", "copied", "preparations", "prepared_model", "refer"]
+__all__ = ["ModelReference", "connected_client", "copied", "preparations", "prepared_model", "refer"]
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ def _prune(folder: Path) -> None:
 
 def _send(model: SRModel) -> None:
     """Give the workers of the connected client, if there is one, a copy of the model."""
-    client = _client()
+    client = connected_client()
     if client is None or model.digest in _SENT.setdefault(client, set()):
         return
     from xsuperres.inference.plugin import ModelCopy
@@ -99,7 +99,7 @@ def _send(model: SRModel) -> None:
     _SENT[client].add(model.digest)
 
 
-def _client() -> Any:
+def connected_client() -> Any:
     """Return the client that is connected, None without one; nothing is imported for it."""
     if "distributed" not in sys.modules:
         return None
