@@ -6,6 +6,7 @@ import os
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import dask
 import numpy as np
@@ -22,6 +23,7 @@ from xsuperres.inference.tally import Limits
 from xsuperres.model.file import model_from_bytes, model_to_bytes
 from xsuperres.samples.holdout import cut_band
 from xsuperres.testing import toy_field
+from xsuperres.tiles import AxisPlan, windows
 
 QUICK = {
     "network": {"width": 4, "depth": 1, "head_width": 4},
@@ -740,6 +742,38 @@ def test_raise_on_a_cluster(trained, many, cluster):
         share = 1.5 * Limits.of(model).share  # so that neither worker alone can see enough
         with pytest.raises(DataError, match="in training"), pytest.warns(XSuperResWarning, match="in training"):
             spread(longer, share).sr.downscale(model, check_range="raise").compute()
+
+
+def test_a_worker_asks_before_it_stops(trained, many, monkeypatch):
+    """Its client, and only if its own share has too many; what is enough of the whole stops it at once."""
+    model, coarse = trained
+    reports, asked, stops = [], [], []
+    monkeypatch.setattr(module, "_worker", lambda: SimpleNamespace(log_event=lambda topic, told: reports.append(told)))
+    monkeypatch.setattr(module, "_stopped", lambda request: asked.append(request) or next(iter(stops), None))
+    guard = module.Guard("raise", many.shape, "a request of another process", heard=True)
+    place = windows([12], AxisPlan())[0], windows([18], AxisPlan())[0]
+
+    def watch(step: int, by: float) -> None:
+        block = moved(coarse.isel(time=[0]), by).values[:, None]
+        parts = (windows([1] * 30, AxisPlan())[step], *place)
+        guard.watch(Limits.of(model), block, parts, everywhere(model.coarse_grid))
+
+    watch(0, 0.0)
+    assert len(reports) == 1 and not asked
+    watch(1, FAR)
+    watch(1, FAR)
+    assert len(reports) == 2 and len(asked) == 2, "a block is reported once"
+    stops.append("Too many. ")
+    with pytest.raises(DataError, match="Too many"):
+        watch(2, 0.0)
+    stops.clear()
+    needed = int(Limits.of(model).share * 30) + 1
+    for step in range(3, 1 + needed):
+        watch(step, FAR)
+    assert len(reports) == 1 + needed
+    with pytest.raises(DataError, match="in training"):
+        watch(1 + needed, FAR)
+    assert len(reports) == 1 + needed, "what it raises itself it does not report"
 
 
 @pytest.mark.slow

@@ -63,7 +63,8 @@ class Archiving(Refining[T], Resampling[T], Accessor[T]):
         scale : int, optional
             Required without `model`; must be the model's.
         static, predictors, members, seed, batch_size, device, precision, compile, mask, check_range : optional
-            As for `downscale`. A call may be gone on with by another `batch_size`, `device` or `compile`.
+            As for `downscale`. A call may be gone on with by another `batch_size`, `device` or `compile`. The range is
+            judged by what all runs of an archive have computed.
         resume : bool
             Go on with the archive of the same run that the store holds, or open it if it is finished. False: refuse
             any store that exists. Nothing is ever deleted.
