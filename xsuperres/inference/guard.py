@@ -289,9 +289,9 @@ async def _hear(client: Any, event: tuple[float, dict[str, Any]]) -> None:
             return
         progress.add(report["chunks"], Tally.of(report["tally"]))
         said = progress.to_tell()
-    _tell(said, progress)
-    if said is not None and report["way"] == "raise":
+    if said is not None and report["way"] == "raise":  # first, for a warning may be made an error
         await client().scheduler.log_event(topic=_STOPS, msg={"request": report["request"], "said": said})
+    _tell(said, progress)
 
 
 def _stopped(request: str) -> str | None:
