@@ -46,6 +46,16 @@ def test_windows_against_numpy(axis):
         )
 
 
+@given(axes())
+def test_windows_know_their_chunks(axis):
+    chunks, plan = axis
+    assert [window.chunk for window in windows(chunks, plan)] == list(range(len(chunks)))
+
+
+def test_copies_are_of_one_chunk():
+    assert [window.chunk for window in windows((1,), AxisPlan(copies=3))] == [0, 0, 0]
+
+
 def test_a_halo_wraps_as_often_as_it_takes():
     (window,) = windows([3], AxisPlan(halo=(7, 4), periodic=True))
     cells = np.concatenate([np.arange(3)[a:b] for _, a, b in window.pieces])

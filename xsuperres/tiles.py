@@ -75,6 +75,16 @@ class Window:
         return slice(self.before, self.before + self.core)
 
     @property
+    def chunk(self) -> int:
+        """Which chunk it is, counted along the axis; copies are one."""
+        rest = self.before
+        for chunk, start, stop in self.pieces:
+            if rest <= 0:
+                return chunk
+            rest -= stop - start
+        return self.pieces[-1][0]  # it has no cells
+
+    @property
     def size(self) -> int:
         """How many cells the widened block has."""
         return sum(stop - start for _, start, stop in self.pieces)

@@ -63,7 +63,8 @@ class Archiving(Refining[T], Resampling[T], Accessor[T]):
         scale : int, optional
             Required without `model`; must be the model's.
         static, predictors, members, seed, batch_size, device, precision, compile, mask, check_range : optional
-            As for `downscale`. A call may be gone on with by another `batch_size`, `device` or `compile`.
+            As for `downscale`. A call may be gone on with by another `batch_size`, `device` or `compile`. The range is
+            judged by what all runs of an archive have computed.
         resume : bool
             Go on with the archive of the same run that the store holds, or open it if it is finished. False: refuse
             any store that exists. Nothing is ever deleted.
@@ -103,6 +104,8 @@ class Archiving(Refining[T], Resampling[T], Accessor[T]):
         >>> fine.shape, fine.chunks is not None
         ((6, 16, 24), True)
         """
+        import uuid
+
         from xsuperres.fields.checks import check_values, is_lazy
         from xsuperres.fields.predictors import named_predictors
         from xsuperres.inference.chunked import check_missing, downscale
@@ -121,6 +124,7 @@ class Archiving(Refining[T], Resampling[T], Accessor[T]):
             check_missing(fields, replace(chosen, predictors=()))
         options: dict[str, Any] = {"static": static, "predictors": predictors, "members": members, "seed": seed}
         options |= {"batch_size": batch_size, "execution": execution, "mask": mask, "check_range": check_range}
+        options |= {"request": (request := uuid.uuid4().hex)}
         results = downscale(in_blocks(fields, chosen, budget=budget), chosen, **options)
         kept = self._returned(results)
         fine = type(self)(kept).with_bounds()
@@ -129,6 +133,6 @@ class Archiving(Refining[T], Resampling[T], Accessor[T]):
         settings |= {} if members is None else {"members": int(members), "seed": int(seed)}
         run = identify(fine, fields, named_predictors(predictors).values(), settings)
         how: dict[str, Any] = {"resume": resume, "encoding": encoding, "budget": budget, "progress": progress}
-        write_archive(place, fine, run, **how)
+        write_archive(place, fine, run, request, **how)
         opened = open_archive(place)
         return self._returned([opened[da.name or "field"].rename(da.name) for da in results])

@@ -175,11 +175,15 @@ class Refining(Accessor[T]):
         mask : {"input", "model", None}
             Result is NaN where the coarse cell is; "model" also where the training target always was; None: nowhere.
         check_range : {"warn", "raise", "ignore"}
-            What to do if more than 5 % of the coarse cells of a variable lie outside the range of the data that the
-            model was made from: of that cell; on an open domain of that latitude, or of all cells where rows are no
-            latitudes. Limits are wider than the range where it is that of few values. In-memory data are looked at
-            first; lazy ones as they are computed, each worker process judging what it has seen of the result, of
-            six fields at least. Results do not depend on it.
+            What to do if too many coarse cells of a variable lie above, or below, the range of the data that the
+            model was made from: more than 6 % + 60 % / training fields, each judged by the range of its own cell; on
+            an open domain more than a third of that, judged by the range of its latitude, or of all cells where rows
+            are no latitudes. Limits are wider than the range where it is that of few values. In-memory data are
+            looked at first, lazy ones as they are computed, against all cells of the result: a part alone alarms only
+            if it holds too many of those. Each call tells once. On a cluster the client hears of all blocks if it is
+            connected when this is called; "raise" stops blocks that begin after its verdict, and warns where that
+            comes too late. With ``scheduler="processes"`` (on stderr), and for clients that connect later, each
+            process judges by its own share, of a field at least, and warns for itself. Results do not depend on it.
 
         Returns
         -------

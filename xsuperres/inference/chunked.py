@@ -5,7 +5,6 @@ Labelled arrays in and out. On dask input nothing is computed; in-memory input r
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from numbers import Integral
@@ -49,8 +48,12 @@ def downscale(
     execution: Execution | None = None,
     mask: Mask = "model",
     check_range: CheckRange = "warn",
+    request: str | None = None,
 ) -> list[xr.DataArray]:
-    """Apply `model` to coarse fields, one per target; see `SuperResolutionAccessor.downscale`."""
+    """Apply `model` to coarse fields, one per target; see `SuperResolutionAccessor.downscale`.
+
+    The guard of a lazy result counts under the name `request`; by default nobody knows it.
+    """
     execution = execution or Execution()
     _check_settings(model, members, seed, batch_size, mask)
     check_choice("check_range", check_range, CHECKS)
@@ -70,8 +73,8 @@ def downscale(
     lazy = is_lazy(layout.values)
     guard = None
     if lazy:
-        result = f"{layout.values.data.name}-{bound.digest}"
-        guard = Guard.of(check_range, result, (first.size // math.prod(coarse.shape), *coarse.shape))
+        shape = (*layout.values.shape[: len(layout.dims) - 2], *coarse.shape)
+        guard = Guard.of(check_range, bound, shape, request)
     else:
         execution.chosen()  # a lazy result may be computed where there are other devices
         check_now(check_range, bound, layout.each, location)

@@ -21,9 +21,9 @@ from xsuperres.fields.times import CALENDAR_FEATURES
 from xsuperres.inference.apply import apply
 from xsuperres.inference.domain import everywhere, misfit
 from xsuperres.inference.frames import Frames
-from xsuperres.inference.guard import Limits, tallied
 from xsuperres.inference.placement import placement
 from xsuperres.inference.prepared import bytes_per_cell, prepare
+from xsuperres.inference.tally import tallied
 from xsuperres.model.artefact import SRModel
 
 __all__ = ["describe"]
@@ -143,7 +143,7 @@ def _range(fields: Sequence[xr.DataArray], grid: Grid, model: SRModel) -> list[t
     for target, part in zip(model.targets, model.ranges, strict=False):
         part = part if location is not None else part.on(model.coarse_grid, grid)
         values = grid.canonical(named[target.coarse.name]).values[..., None, :, :]
-        tally = tallied(Limits.of([target], [part]), values, location or everywhere(grid))
+        tally = tallied([part.limits()], values, location or everywhere(grid))
         told.append(f"{100 * tally.share[0]:.3g} %" + (f" ({target.coarse.name})" if len(model.targets) > 1 else ""))
     return [("range", f"{', '.join(told)} of the cells outside that of the training")]
 

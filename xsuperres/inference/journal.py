@@ -40,7 +40,8 @@ class Journal:
     """What is known of an unfinished archive.
 
     Its entries: `identity` of the run, `blocks` as (dim, size) in the order of writing, `written`: whether metadata and
-    coordinates are there, `done` and `cells`: how many blocks and cells are, `owner`.
+    coordinates are there, `done` and `cells`: how many blocks and cells are, `range`: what the guard counted of them,
+    `owner`.
     """
 
     def __init__(self, store: Any, entries: dict[str, Any]) -> None:

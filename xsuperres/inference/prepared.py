@@ -17,7 +17,7 @@ from torch import Tensor
 
 from xsuperres.fields.channels import Channels, CoarsePlanes
 from xsuperres.inference.devices import HALF, ON_CPU, Device, Execution, device_of
-from xsuperres.inference.guard import Limits
+from xsuperres.inference.tally import Limits
 from xsuperres.model.artefact import SRModel
 from xsuperres.nn.network import Encoded, SuperResolution
 
@@ -81,7 +81,7 @@ def prepare(model: SRModel, execution: Execution = ON_CPU, network: SuperResolut
         coarse=CoarsePlanes(tensor(channels.climatology, torch.float64), tensor(offsets[0], torch.float64)),
         offset=tensor(offsets[1]),
         trained=tensor(model.fine_mask, torch.bool),
-        limits=Limits.of(model.inputs, model.ranges),
+        limits=Limits.of(model),
         device=device,
         precision=execution.precision,
     )

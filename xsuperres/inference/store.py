@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from xsuperres.errors import ConfigError, StoreError, XSuperResError
 from xsuperres.fields.grid import find_axes
+from xsuperres.inference.guard import go_on, so_far
 from xsuperres.inference.identity import difference
 from xsuperres.inference.journal import IDENTITY, Journal, is_blank, locked, owned, stored_identity, sweep
 from xsuperres.inference.regions import region_from, with_blocks
@@ -94,6 +95,7 @@ def write_archive(
     place: Place,
     fine: xr.Dataset,
     identity: Mapping[str, Any],
+    request: str,
     *,
     resume: bool,
     encoding: Encoding | None,
@@ -108,6 +110,8 @@ def write_archive(
         Its dask-backed variables are written by region, in blocks of their chunks, by the scheduler in force.
     identity : mapping
         What identifies the run, see `identity.identify`.
+    request : str
+        The name under which the guard of the fields counts; its counts are kept, too, for who goes on.
     resume : bool
         Go on with what another process of the same run left; a finished archive is left as it is.
     encoding : mapping, optional
@@ -138,7 +142,8 @@ def write_archive(
                 if not journal.entries["written"]:
                     write_template(place.store, fine, encoding, identity)
                     journal.note({"written": True})
-                _write_regions(place, fine, journal, budget=budget, progress=progress)
+                go_on(request, journal.entries.get("range"))
+                _write_regions(place, fine, journal, request, budget=budget, progress=progress)
                 journal.remove()
         _consolidate(place.store)
 
@@ -196,7 +201,9 @@ def _make_root(place: Place) -> None:
         raise StoreError(f"Cannot write to {place.name!r} ({error}); name a store that you may write to.") from error
 
 
-def _write_regions(place: Place, fine: xr.Dataset, journal: Journal, *, budget: int, progress: bool) -> None:
+def _write_regions(
+    place: Place, fine: xr.Dataset, journal: Journal, request: str, *, budget: int, progress: bool
+) -> None:
     """Compute and write what is missing, region by region."""
     bare = xr.Dataset({da.name: da.variable for da in fields_of(fine)})
     blocks = dict(journal.entries["blocks"])
@@ -213,7 +220,8 @@ def _write_regions(place: Place, fine: xr.Dataset, journal: Journal, *, budget: 
             part = bare.isel(region)
             part.to_zarr(place.store, region=region, mode="r+", consolidated=False, zarr_format=3)
             done = journal.entries["done"] + math.prod(box.stop - box.start for box in boxes)
-            journal.note({"done": done, "cells": journal.entries["cells"] + math.prod(part.sizes.values())})
+            cells = journal.entries["cells"] + math.prod(part.sizes.values())
+            journal.note({"done": done, "cells": cells, "range": so_far(request)})
             bar.update(journal.entries["cells"] // plane - bar.n)
 
 

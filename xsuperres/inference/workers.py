@@ -25,7 +25,7 @@ from xsuperres.model.file import load_model, model_to_bytes, save_model
 from xsuperres.model.table import known_model, remember
 from xsuperres.options import cache_folder
 
-__all__ = ["ModelReference", "copied", "preparations", "prepared_model", "refer"]
+__all__ = ["ModelReference", "connected_client", "copied", "preparations", "prepared_model", "refer"]
 
 logger = logging.getLogger(__name__)
 
@@ -87,8 +87,11 @@ def _prune(folder: Path) -> None:
 
 def _send(model: SRModel) -> None:
     """Give the workers of the connected client, if there is one, a copy of the model."""
-    client = _client()
+    client = connected_client()
     if client is None:
+        if (other := _default_client()) is not None:
+            state = "asynchronous" if other.asynchronous else other.status
+            logger.warning("The client is %s: its workers are sent no model, they need the cache folder.", state)
         return
     with _SENDING:
         sent = _SENT.setdefault(client, {})
@@ -116,21 +119,22 @@ def _check_workers(client: Any) -> None:
         ) from error
 
 
-def _client() -> Any:
-    """Return the client that is connected, None without one; nothing is imported for it."""
+def connected_client() -> Any:
+    """Return the client that is connected and can be waited for, None without one."""
+    client = _default_client()
+    return None if client is None or client.asynchronous or client.status != "running" else client
+
+
+def _default_client() -> Any:
+    """Return the current client, whatever its state, None without one; nothing is imported for it."""
     if "distributed" not in sys.modules:
         return None
     from distributed import default_client
 
     try:
-        client = default_client()
+        return default_client()
     except ValueError:
         return None
-    if client.asynchronous or client.status != "running":
-        state = "asynchronous" if client.asynchronous else client.status
-        logger.warning("The client is %s: its workers are sent no model, they read it from the cache folder.", state)
-        return None
-    return client
 
 
 def copied(digest: str, path: Path) -> None:
