@@ -13,28 +13,28 @@ from xsuperres.inference import allocator, devices
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="other systems have allocators of their own")
 
 LAYERS = """
-import resource, sys, threading
+import resource, threading
 import torch
 from xsuperres.inference.allocator import keep_freed_memory
 
-def layers():
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     x = torch.zeros(2**20)
     for _ in range(20):
         x = x + 1
-
-def faults():
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    thread = threading.Thread(target=layers)  # dask's tasks run in threads
-    thread.start()
-    thread.join()
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
+def work():  # in a thread, as dask's tasks are
+    faults()
+    before = faults()
+    kept = keep_freed_memory()
+    faults()
+    print(before, kept, faults())
+
 torch.set_num_threads(1)
-faults()
-before = faults()
-kept = keep_freed_memory()
-faults()
-print(before, kept, faults())
+thread = threading.Thread(target=work)
+thread.start()
+thread.join()
 """
 
 
