@@ -146,6 +146,45 @@ def test_months_by_the_calendar(calendar):
     ]
 
 
+def test_the_months_of_the_climate_data_store():
+    """`forecastMonth` has no unit, and its first month is that of the initial time."""
+    starts = np.array(["2001-01-01", "2001-02-01", "2001-03-01"], "M8[ns]")
+    da = field(
+        ("forecast_reference_time", "forecastMonth"),
+        (3, 4),
+        forecast_reference_time=("forecast_reference_time", starts, REFERENCE),
+        forecastMonth=(
+            "forecastMonth",
+            [1, 2, 3, 4],
+            {"units": "1", "long_name": "months since forecast_reference_time"},
+        ),
+    )
+    axes = times_of(da)
+    expected = starts.astype("M8[M]")[:, None] + np.arange(4)
+    np.testing.assert_array_equal(axes.valid.values.astype("M8[D]"), expected.astype("M8[D]"))
+    assert axes.step == 730.5
+    one = da.isel(forecastMonth=2)
+    np.testing.assert_array_equal(times_of(one).valid.values.astype("M8[D]"), expected[:, 2].astype("M8[D]"))
+
+
+@pytest.mark.parametrize("missing", [0, 2])
+def test_a_ragged_forecast_in_another_calendar(missing):
+    """Some valid times are missing, as NaN among cftime dates: the others are known, and what is missing is said."""
+    dates = xr.date_range("2001-01-01", periods=12, freq="D", calendar="noleap", use_cftime=True).values.copy()
+    dates[missing] = np.nan
+    da = field(("init", "lead"), (3, 4), lead=[1, 2, 3, 4], valid_time=(("init", "lead"), dates.reshape(3, 4), TIME))
+    axes = times_of(da)
+    assert axes.valid.isnull().sum() == 1 and axes.step == 24.0
+    with pytest.raises(DataError, match="1 of the valid times are missing"):
+        axes.columns(da, window=False, calendar=True)
+    with pytest.raises(DataError, match="'lead' must increase.*missing times"):
+        axes.columns(da, window=True, calendar=False)
+    flat = flattened(da, None)
+    truth = field(("time",), (4,), time=("time", dates[3:7]))
+    ours, theirs = sample_labels(flat, "valid_time", truth, "time")
+    assert np.flatnonzero(positions(theirs, ours, "time", what="it") >= 0).tolist() == [3, 4, 5, 6]
+
+
 def test_leads_of_no_unit_are_judged_by_valid_times():
     da = field(("init", "lead"), (3, 4), init=INITS, lead=[1, 2, 3, 4])
     axes = times_of(da)

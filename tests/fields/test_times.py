@@ -98,8 +98,11 @@ def test_times_that_do_not_increase(times):
 
 
 def test_times_that_are_text():
-    with pytest.raises(DataError, match=r"got '2001-01-01'; decode them"):
+    """`decode_cf` would leave them as they are."""
+    with pytest.raises(DataError, match=r"got '2001-01-01'; assign dates \(.astype\('M8\[ns\]'\)"):
         segments(xr.Variable("time", np.array(["2001-01-01", "2001-01-02"])))
+    with pytest.raises(DataError, match=r"got 'day1'; .* or numbers with a units attribute"):
+        segments(xr.Variable("lead", np.array(["day1", "day2"])))
 
 
 def test_irregular_steps():
@@ -192,6 +195,25 @@ def test_what_is_no_date(values):
     assert not is_dated(xr.Variable("time", values))
     with pytest.raises(DataError, match="calendar=True needs dates"):
         calendar_features(xr.Variable("time", values))
+
+
+@pytest.mark.parametrize("calendar", [None, "noleap"])
+@pytest.mark.parametrize("missing", [0, 2])
+def test_dates_some_of_which_are_missing(calendar, missing):
+    """As of ragged forecasts; cftime dates are treated as numpy's are."""
+    times = xr.date_range("2001-01-01", periods=4, freq="D", calendar=calendar or "standard", use_cftime=bool(calendar))
+    holed = times.values.astype(object if calendar else "M8[ns]")
+    holed[missing] = np.nan if calendar else np.datetime64("NaT")
+    line = xr.Variable("time", holed)
+    assert is_dated(line)
+    with pytest.raises(DataError, match="1 of the valid times are missing"):
+        calendar_features(line)
+    with pytest.raises(DataError, match="'time' must increase.*missing times"):
+        segments(line)
+    rows = xr.Variable(("init", "lead"), np.stack([times.values, holed]))
+    assert usual_step(rows) == 24.0
+    if calendar:
+        assert np.isnan(hours_since_first(np.full(3, np.nan, object))).all()
 
 
 def test_dates_that_are_missing_or_not_there():

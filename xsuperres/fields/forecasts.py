@@ -15,7 +15,7 @@ import pandas as pd
 import xarray as xr
 
 from xsuperres.errors import DataError, XSuperResWarning
-from xsuperres.fields.leads import INIT_NAMES, LEAD_NAMES, after, in_hours
+from xsuperres.fields.leads import INIT_NAMES, LEAD_NAMES, after, elapsed, in_hours
 from xsuperres.fields.times import calendar_features, hours_since_first, is_dated, segments, usual_step
 
 __all__ = ["SAMPLES", "TimeAxes", "at_valid_times", "flattened", "positions", "sample_labels"]
@@ -148,7 +148,7 @@ def _lead_dim(da: xr.DataArray, time: str | None) -> str | None:
 def _lead(da: xr.DataArray, dim: str | None) -> xr.Variable | None:
     """Return the leads along `dim`, or the one lead of all."""
     told = [
-        c.variable
+        elapsed(str(name), c.variable)
         for name, c in da.coords.items()
         if c.attrs.get("standard_name") == "forecast_period" or str(name).lower() in (*LEAD_NAMES, "l")
     ]

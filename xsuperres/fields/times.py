@@ -9,6 +9,7 @@ import warnings
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 from xsuperres.errors import ConfigError, DataError, XSuperResWarning
@@ -90,6 +91,7 @@ def segments(line: xr.Variable, series: np.ndarray | None = None) -> np.ndarray:
 def usual_step(line: xr.Variable, series: np.ndarray | None = None) -> float | None:
     """Return the usual step of times, or of leads in hours, in hours; None if it cannot be told."""
     steps, inner = _steps(line, series)
+    inner = inner & np.isfinite(steps)
     if not _in_hours(line) or not inner.any():
         return None
     usual = float(np.median(steps[inner]))
@@ -141,7 +143,7 @@ def _warn_of_steps(steps: np.ndarray, gaps: int, usual: float, line: xr.Variable
 
 
 def hours_since_first(times: np.ndarray) -> np.ndarray:
-    """Return times or time steps as hours since the first, float64; plain numbers stay what they are.
+    """Return times or time steps as hours since the first, float64, NaN if missing; plain numbers stay what they are.
 
     Raises
     ------
@@ -150,11 +152,15 @@ def hours_since_first(times: np.ndarray) -> np.ndarray:
     """
     if times.dtype.kind in "mM":
         return (times - times[0]) / np.timedelta64(1, "s") / 3600.0
-    if times.dtype == object and hasattr(times[0], "calendar"):
-        return np.array([(time - times[0]).total_seconds() / 3600.0 for time in times])
+    known = ~pd.isnull(times)
+    if times.dtype == object and all(hasattr(time, "calendar") for time in times[known]):
+        hours = np.full(times.shape, np.nan)
+        hours[known] = [(time - times[known][0]).total_seconds() / 3600.0 for time in times[known]]
+        return hours
     if times.dtype.kind not in "fiub":
         raise DataError(
-            f"Times must be dates, time steps or numbers, got {str(times[0])!r}; decode them (xr.decode_cf)."
+            f"Times must be dates, time steps or numbers, got {str(times[0])!r}; assign dates (.astype('M8[ns]') of "
+            "text like 2001-01-31), or numbers with a units attribute (hours, days, months)."
         )
     return times.astype(np.float64)
 
@@ -205,11 +211,11 @@ def calendar_features(valid: xr.Variable | None) -> np.ndarray:
 
 
 def is_dated(times: xr.Variable) -> bool:
-    """Return whether values are dates, of numpy or cftime."""
+    """Return whether values are dates, of numpy or cftime; some may be missing."""
     if times.dtype != object:
         return bool(times.dtype.kind == "M")
-    first = np.asarray(times.values).ravel()[:1]
-    return bool(first.size) and hasattr(first[0], "calendar")
+    values = np.asarray(times.values).ravel()
+    return any(hasattr(value, "calendar") for value in values[~pd.isnull(values)][:1])
 
 
 def _days_in_year(times: Any) -> np.ndarray:
