@@ -208,6 +208,33 @@ def test_gaps_along_leads_are_seen_in_every_forecast(models, forecast, check):
         check.same_numbers(out.isel(time=[init], step=[3]), alone, model.scaling.sd)
 
 
+def test_an_interval_that_lengthens_is_no_gap(models, forecast, check):
+    """As of GEFS and IFS: the late leads are seen as they are alone, and it is said that they are of another speed."""
+    model = models(3)
+    ahead = np.array([0, 6, 12, 24, 36]) * SIX_HOURS // 6
+    late = forecast.drop_vars("valid_time").assign_coords(step=("step", ahead, PERIOD))
+    with (
+        pytest.warns(XSuperResWarning, match="'step' are irregular: steps of 6 to 12 hours"),
+        pytest.warns(XSuperResWarning, match="'step' are of 9 hours, those that the model was trained on of 6"),
+    ):
+        out = late.sr.downscale(model)
+    np.testing.assert_array_equal(out.values, forecast.sr.downscale(model).values)
+    frames = forecast.isel(step=slice(2, 5)).sr.downscale(model).isel(step=[2])
+    check.same_numbers(out.isel(step=[4]), frames, model.scaling.sd)
+
+
+def test_a_gap_is_told_by_the_step_of_the_training(models, forecast):
+    """Most steps of these are holes, of twice the step that the model knows."""
+    model = models(3)
+    ahead = np.array([0, 12, 18, 30, 42]) * SIX_HOURS // 6
+    holed = forecast.drop_vars("valid_time").assign_coords(step=("step", ahead, PERIOD))
+    with (
+        pytest.warns(XSuperResWarning, match=r"1 gap\(s\) wider than 1.5 usual steps.*; 1 step\(s\) beside them"),
+        pytest.warns(XSuperResWarning, match="'step' are of 12 hours, those that the model was trained on of 6"),
+    ):
+        holed.sr.downscale(model)
+
+
 def test_a_gap_in_one_of_the_forecasts(models, forecast, check):
     """Where leads are mere numbers, valid times say where gaps are."""
     model = models(3)

@@ -78,7 +78,7 @@ class TimeAxes:
         """The usual step in hours, if it is known."""
         return None if self.line is None else usual_step(self.line, self.series)
 
-    def columns(self, da: xr.DataArray, *, window: bool, calendar: bool) -> xr.Variable:
+    def columns(self, da: xr.DataArray, *, window: bool, calendar: bool, usual: float | None = None) -> xr.Variable:
         """Return what a network is told of each step: its gapless stretch, and the calendar's features.
 
         Parameters
@@ -87,6 +87,8 @@ class TimeAxes:
             The array whose times these are.
         window, calendar : bool
             Whether the stretches, and the features, are needed; stretches are 0 else.
+        usual : float, optional
+            The step of the training, in hours, by which gaps are told; None: the usual one of these times.
 
         Returns
         -------
@@ -99,7 +101,7 @@ class TimeAxes:
             )
         if window:
             self._check_windows(da)
-        parts = [self._stretches(da, window=window)]
+        parts = [self._stretches(da, window=window, usual=usual)]
         if calendar:
             features = calendar_features(self.valid)
             parts.append(xr.Variable((*(() if self.valid is None else self.valid.dims), "column"), features))
@@ -109,10 +111,10 @@ class TimeAxes:
         wide = [part.set_dims(sizes | {"column": part.sizes["column"]}).transpose(*dims, "column") for part in parts]
         return xr.Variable.concat(wide, "column")
 
-    def _stretches(self, da: xr.DataArray, *, window: bool) -> xr.Variable:
+    def _stretches(self, da: xr.DataArray, *, window: bool, usual: float | None) -> xr.Variable:
         """Return the gapless stretches as a column; zeros where there is nothing to judge by, or no need."""
         if window and self.line is not None:
-            found = segments(self.line, self.series).astype(np.float64)
+            found = segments(self.line, self.series, usual).astype(np.float64)
             return xr.Variable((*self.line.dims, "column"), found[..., None])
         own = () if self.along is None else (self.along,)
         return xr.Variable((*own, "column"), np.zeros((*(da.sizes[d] for d in own), 1)))
