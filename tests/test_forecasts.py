@@ -153,10 +153,108 @@ def test_two_forecasts_are_joined_on_initial_time_and_lead(truth, forecast, trai
     )
 
 
+def one_start(field: xr.DataArray, start: str) -> xr.DataArray:
+    """Return one forecast along its leads, as a file of one initial time holds it."""
+    steps = np.arange(4) * SIX_HOURS
+    bare = field.isel(time=slice(0, 4)).drop_vars("time").rename(time="step")
+    return bare.assign_coords(step=("step", steps, PERIOD), time=((), np.datetime64(start, "ns"), REFERENCE))
+
+
+def test_forecasts_of_other_initial_times_are_no_pair(truth):
+    """Step by step along the lead they have the same labels, and are of other years."""
+    coarse = one_start(truth.sr.coarsen(2).drop_vars(STATIC), "2001-01-01")
+    fine, late = one_start(truth, "2001-01-01"), one_start(truth, "2009-07-01")
+    with pytest.raises(DataError, match=r"No time is common.*2001-01-01 00:00:00 \+ 2001-01-01.*2009-07-01"):
+        coarse.sr.fit(target=late, **options())
+    rain = [field.rename("pr").assign_attrs(units="1") for field in (fine, late)]
+    with pytest.raises(DataError, match="'pr' lacks 4 of 4 values of 'valid_time', the first 2001-01-01 00:00:00"):
+        fine.sr.fit(2, predictors=rain[1], static=[], **options())
+    model = fine.sr.fit(2, predictors=rain[0], static=[], **options())
+    assert fine.sr.coarsen(2).sr.downscale(model, predictors=rain[0]).dims == fine.dims
+    with pytest.raises(
+        DataError, match="Predictor 'pr' has other initial times: expected 2001-01-01.*, got 2009-07-01"
+    ):
+        fine.sr.coarsen(2).sr.downscale(model, predictors=rain[1])
+    dated = coarse.sr.fit(target=xr.concat([late, fine], "time"), **options())
+    assert dated.training.samples == 4 and dated.training.period[0] == "2001-01-01T00:00:00"
+
+
+def test_single_fields_of_other_times_are_no_pair(truth):
+    coarse = truth.sr.coarsen(2).drop_vars(STATIC)
+    with pytest.raises(DataError, match="The target has other valid times"):
+        coarse.isel(time=0).sr.fit(target=truth.isel(time=1), **options())
+
+
+def test_one_lead_is_recorded_by_its_valid_times(truth, forecast):
+    """The period that was trained on is that of the weather; so is what `validation=` holds out."""
+    model = forecast.isel(lead=2).sr.fit(target=truth, **options(validation=slice("2001-01-03", "2001-01-04")))
+    times = truth.time.values[np.array(FIRST) + 2]
+    held = times >= np.datetime64("2001-01-03")
+    assert model.training.samples == int((~held).sum()) == 3
+    assert model.training.period == (str(times[0])[:19], str(times[2])[:19])
+    rain = toy_field(time=16, y=8, x=12, seed=7).rename("pr").assign_coords(time=truth.time).drop_vars(STATIC)
+    rain = rain.assign_coords(lat=forecast.lat, lon=forecast.lon)
+    assert forecast.isel(lead=2).sr.fit(target=truth, predictors=rain, **options()).training.samples == 4
+
+
+def test_steps_that_have_no_valid_time_are_not_trained_on(truth):
+    """Ragged forecasts of another calendar, whose missing times are NaN among cftime dates."""
+    dates = xr.date_range("2001-01-01", periods=12, freq="6h", calendar="noleap", use_cftime=True).values.copy()
+    dates[5] = np.nan
+    shape = (3, 4, *truth.shape[1:])
+    ragged = xr.DataArray(truth.values[:12].reshape(shape), dims=("init", "lead", "lat", "lon"), attrs=truth.attrs)
+    ragged = ragged.rename("tas").assign_coords(lat=truth.lat, lon=truth.lon, lead=[1, 2, 3, 4])
+    ragged = ragged.assign_coords(valid_time=(("init", "lead"), dates.reshape(3, 4), TIME))
+    model = ragged.sr.fit(2, static=[], **options(validation=slice("2001-01-03", "2001-01-03")))
+    assert model.training.samples == 7
+    assert model.training.period == ("2001-01-01 00:00:00", "2001-01-02 18:00:00")
+
+
+def test_monthly_pairs_on_other_days_of_the_month_are_told_what_to_do():
+    """NMME's leads of half months are mid-months; analyses are often stamped with the first."""
+    months = xr.date_range("2001-01-01", periods=8, freq="MS")
+    fine = toy_field(time=8, y=8, x=12).assign_coords(time=months)
+    coarse = fine.sr.coarsen(2).drop_vars([*STATIC, "time"])
+    table = coarse.isel(time=xr.Variable(("S", "L"), [[0, 1, 2], [1, 2, 3]])).assign_coords(
+        S=("S", months[:2], REFERENCE), L=("L", [0.5, 1.5, 2.5], {"units": "months"} | PERIOD)
+    )
+    with pytest.raises(DataError, match="No time is common.*stamp both alike.*or give leads in whole months"):
+        table.sr.fit(target=fine, **options())
+    with pytest.raises(DataError, match="lacks 6 of 6 valid times of the forecast.*stamp both alike"):
+        table.sr.interpolate(2, like=fine).sr.score(fine)
+    whole = table.assign_coords(L=("L", [0, 1, 2], {"units": "months"} | PERIOD))
+    assert whole.sr.fit(target=fine, **options()).training.samples == 6
+
+
+def test_initial_dims_of_any_name(truth, forecast, trained_on):
+    """Once a lead is selected they are the only times: S, run, hdate."""
+    for name in ("init", "S", "run", "hdate"):
+        one = forecast.isel(lead=2).rename(init=name)
+        if name in ("run", "hdate"):
+            times = forecast.init.values
+            one = one.assign_coords({name: (name, times), "valid_time": (name, times + 2 * SIX_HOURS, TIME)})
+        one.sr.fit(target=truth, **options())
+    for seen in trained_on[1:]:
+        np.testing.assert_array_equal(seen.target, trained_on[0].target)
+    with pytest.warns(XSuperResWarning, match="'S' are irregular: 1 gap"):
+        forecast.isel(lead=2).rename(init="S").sr.fit(target=truth, time_window=2, **options())
+    assert trained_on[-1].windows.tolist() == [[0, 0], [0, 1], [1, 2], [3, 3]]
+
+
+def test_times_that_may_be_initial_ones_are_not_trained_on(truth, forecast):
+    """CDO calls both time: lead 3 would be trained on the truth of the initial day."""
+    said = forecast.rename(init="time").assign_coords(time=("time", forecast.init.values, TIME))
+    with pytest.raises(DataError, match="'time' calls itself time.*initial times, or the valid times of every lead"):
+        said.sr.fit(target=truth, **options())
+    right = said.rename(time="init")
+    right.init.attrs = dict(REFERENCE)
+    assert right.sr.fit(target=truth, **options()).training.samples == 16
+
+
 def test_a_truth_for_many_leads_is_not_copied(truth, forecast):
     """It is read block by block, whatever the number of leads."""
-    from xsuperres.fields.forecasts import flattened
     from xsuperres.fields.pairs import paired
+    from xsuperres.fields.steps import flattened
 
     pair = paired([flattened(forecast, "init")], [truth.isel(time=slice(0, 14))], 2)
     assert pair.fine[0].chunks is not None and pair.coarse[0].chunks is None

@@ -275,3 +275,20 @@ def test_validation_of_several_series_step_by_step(monkeypatch):
         model = fit(ensemble, time_window=3, validation=slice("2001-01-01", "2001-01-03"))
         scores.append(model.training.validation["rmse"])
     np.testing.assert_allclose(scores, scores[-1], rtol=1e-4)
+
+
+def test_a_step_without_any_value_is_told_of(fine, check):
+    """The network would see the mean in it; a step that is not there is a gap, across which frames repeat."""
+    sea = fine.where(fine.lat > 15).assign_attrs(fine.attrs)
+    model, coarse = fit(sea, time_window=3), sea.sr.coarsen(2)
+    holed = coarse.copy(deep=True)
+    holed[4] = np.nan
+    with pytest.warns(XSuperResWarning, match=r"1 of 12 frames hold no value at all.*\.dropna\(dim, how='all'\)"):
+        holed.sr.downscale(model)
+    with pytest.warns(XSuperResWarning, match="hold no value at all"):
+        holed.chunk(time=6).sr.downscale(model).compute(scheduler="synchronous")
+    with pytest.warns(XSuperResWarning, match="1 gap") as caught:
+        out = holed.dropna("time", how="all").sr.downscale(model)
+    assert len(caught) == 1
+    alone = coarse.isel(time=slice(5, 12)).sr.downscale(model)
+    check.same_numbers(out.isel(time=slice(4, 11)), alone, model.scaling.sd)

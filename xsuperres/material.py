@@ -16,12 +16,13 @@ import xarray as xr
 from xsuperres.errors import ConfigError, GridError, unknown_name
 from xsuperres.fields.channels import channel_counts, masked_channels
 from xsuperres.fields.checks import check_units, check_values
-from xsuperres.fields.forecasts import TimeAxes, flattened
+from xsuperres.fields.forecasts import TimeAxes
 from xsuperres.fields.grid import Grid, find_axes, grid_of
 from xsuperres.fields.pairs import paired, ratio
 from xsuperres.fields.predictors import PredictorsLike, named_predictors, on_coarse
 from xsuperres.fields.stack import check_together, stacked
 from xsuperres.fields.static import StaticLike, anomalies, find_static, without_statics
+from xsuperres.fields.steps import flattened
 from xsuperres.fields.times import calendar_features, offsets
 from xsuperres.model.artefact import SRModel, reach_of
 from xsuperres.nn.network import NetworkSpec, build_network

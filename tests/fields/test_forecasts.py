@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dask
 import numpy as np
-import pandas as pd
 import pytest
 import xarray as xr
 
 from xsuperres.errors import DataError, XSuperResWarning
-from xsuperres.fields.forecasts import TimeAxes, at_valid_times, flattened, positions, sample_labels
+from xsuperres.fields.forecasts import TimeAxes
 from xsuperres.fields.grid import find_axes
 
 INITS = np.array(["2001-01-01", "2001-01-03", "2001-01-08"], "M8[ns]")
@@ -104,6 +103,16 @@ def test_one_lead_is_a_series_in_valid_time():
         np.testing.assert_array_equal(axes.valid.values, VALID[:, 2])
 
 
+def test_times_beside_one_lead_are_what_they_are_beside_many():
+    """Without attributes, as of WeatherBench: initial times, before and after a lead is selected."""
+    da = FORMS["WeatherBench"]()
+    one = da.isel(prediction_timedelta=2)
+    np.testing.assert_array_equal(times_of(one).valid.values, times_of(da).valid.transpose().values[2])
+    np.testing.assert_array_equal(times_of(one).init.values, INITS)
+    single = one.isel(time=1)
+    assert times_of(single).valid.dims == () and times_of(single).valid.values == VALID[1, 2]
+
+
 def test_plain_times_are_what_they_were():
     da = field(("time",), (4,), time=INITS[0] + 4 * STEPS)
     for plain in (
@@ -144,6 +153,41 @@ def test_months_by_the_calendar(calendar):
         "2001-05-01",
         "2001-06-01",
     ]
+
+
+def test_the_months_of_the_climate_data_store():
+    """`forecastMonth` has no unit, and its first month is that of the initial time."""
+    starts = np.array(["2001-01-01", "2001-02-01", "2001-03-01"], "M8[ns]")
+    da = field(
+        ("forecast_reference_time", "forecastMonth"),
+        (3, 4),
+        forecast_reference_time=("forecast_reference_time", starts, REFERENCE),
+        forecastMonth=(
+            "forecastMonth",
+            [1, 2, 3, 4],
+            {"units": "1", "long_name": "months since forecast_reference_time"},
+        ),
+    )
+    axes = times_of(da)
+    expected = starts.astype("M8[M]")[:, None] + np.arange(4)
+    np.testing.assert_array_equal(axes.valid.values.astype("M8[D]"), expected.astype("M8[D]"))
+    assert axes.step == 730.5
+    one = da.isel(forecastMonth=2)
+    np.testing.assert_array_equal(times_of(one).valid.values.astype("M8[D]"), expected[:, 2].astype("M8[D]"))
+
+
+@pytest.mark.parametrize("missing", [0, 2])
+def test_a_ragged_forecast_in_another_calendar(missing):
+    """Some valid times are missing, as NaN among cftime dates: the others are known, and what is missing is said."""
+    dates = xr.date_range("2001-01-01", periods=12, freq="D", calendar="noleap", use_cftime=True).values.copy()
+    dates[missing] = np.nan
+    da = field(("init", "lead"), (3, 4), lead=[1, 2, 3, 4], valid_time=(("init", "lead"), dates.reshape(3, 4), TIME))
+    axes = times_of(da)
+    assert axes.valid.isnull().sum() == 1 and axes.step == 24.0
+    with pytest.raises(DataError, match="1 of the valid times are missing"):
+        axes.columns(da, window=False, calendar=True)
+    with pytest.raises(DataError, match="'lead' must increase.*missing times"):
+        axes.columns(da, window=True, calendar=False)
 
 
 def test_leads_of_no_unit_are_judged_by_valid_times():
@@ -229,100 +273,34 @@ def test_gaps_along_leads():
         times_of(back).columns(back, window=True, calendar=False)
 
 
-@pytest.mark.parametrize("name", ["valid_time", "time"])
-def test_leads_of_one_valid_time_are_no_series(name):
-    """Valid time by lead, as verification has it: the calendar is known, a window would mix forecasts."""
-    da = field(("time", "lead"), (3, 4), time=("time", INITS, TIME), lead=STEPS)
-    da = da.rename(time=name) if name != "time" else da
+def by_valid_time(name: str) -> xr.DataArray:
+    """Return forecasts of one valid time each by their lead, as verification has them."""
+    da = field(("time", "lead"), (3, 4), time=("time", INITS, TIME), lead=("lead", STEPS, PERIOD))
+    return da.rename(time=name) if name != "time" else da
+
+
+@pytest.mark.parametrize("told", ["by name", "by initial times"])
+def test_leads_of_one_valid_time_are_no_series(told):
+    """The calendar is known; a window would mix forecasts."""
+    da = by_valid_time("valid_time" if told == "by name" else "time")
+    if told == "by initial times":
+        da = da.assign_coords(reftime=(("time", "lead"), INITS[:, None] - STEPS))
     axes = times_of(da)
     np.testing.assert_array_equal(axes.valid.values, INITS)
     assert axes.columns(da, window=False, calendar=True).shape == (3, 4, 5)
-    with pytest.raises(DataError, match="not along the lead 'lead'.*forecast_reference_time"):
+    with pytest.raises(DataError, match=r"not along the lead 'lead'.*Take one lead, .isel\(lead=0\)"):
         axes.columns(da, window=True, calendar=False)
 
 
-# flattened
-
-
-@pytest.mark.parametrize("lazy", [False, True])
-@pytest.mark.parametrize("form", ["cfgrib", "leads last", "climpred", "S and L"])
-def test_a_flattened_forecast_is_series_after_series(form, lazy):
-    da = FORMS[form]().expand_dims(number=[3, 5]).assign_coords(height=2.0)
-    da = da.chunk() if lazy else da
-    flat = flattened(da, find_axes(da).time)
-    assert set(flat.dims) == {"valid_time", "number", "lat", "lon"} and flat.dims[0] == "valid_time"
-    assert (flat.chunks is not None) == lazy and flat.name == da.name and flat.attrs == da.attrs
-    np.testing.assert_array_equal(flat.valid_time.values, VALID.ravel())
-    assert find_axes(flat).time == "valid_time" and {"number", "height"} <= set(flat.coords)
-    axes = times_of(flat)
-    assert (axes.along, axes.forecast, axes.step) == ("valid_time", False, 6.0)
-    told = axes.columns(flat, window=True, calendar=True)
-    assert told.values[:, 0].tolist() == [0] * 4 + [1] * 4 + [2] * 4
-    lead, init = times_of(da).along, times_of(da).outer[0]
-    for at, (i, k) in enumerate(np.ndindex(3, 4)):
-        expected = da.isel({init: i, lead: k}).transpose("number", "lat", "lon").values
-        np.testing.assert_array_equal(flat.isel(valid_time=at).transpose("number", "lat", "lon").values, expected)
-
-
-def test_a_flattened_forecast_of_one_initial_time_or_no_dates():
-    one = cfgrib().isel(time=1)
-    np.testing.assert_array_equal(flattened(one, "step").valid_time.values, VALID[1])
-    undated = field(("init", "lead"), (3, 4))
-    flat = flattened(undated, None)
-    assert "valid_time" not in flat.coords and times_of(flat).step is None
-    assert (
-        times_of(flat).columns(flat, window=True, calendar=False).values[:, 0].tolist() == [0] * 4 + [1] * 4 + [2] * 4
-    )
-
-
-def test_what_is_no_forecast_stays():
-    da = field(("time",), (3,), time=INITS)
-    assert flattened(da, "time") is da
-
-
-def test_a_gap_in_a_flattened_forecast():
-    """Steps that have no truth are dropped; windows do not cross them."""
-    flat = flattened(cfgrib(), "time").isel(valid_time=[0, 1, 3, 4, 5, 6, 7])
-    with pytest.warns(XSuperResWarning, match=r"1 gap\(s\)"):
-        told = times_of(flat).columns(flat, window=True, calendar=False)
-    assert told.values[:, 0].tolist() == [0, 0, 1, 2, 2, 2, 2]
-
-
-# what belongs together
-
-
-def test_labels_of_two_forecasts_are_initial_time_and_lead():
-    flat = flattened(cfgrib(), "time")
-    ours, theirs = sample_labels(flat, "valid_time", flat.isel(valid_time=[7, 2]), "valid_time")
-    assert positions(theirs, ours, "x", what="it").tolist() == [-1, -1, 1, -1, -1, -1, -1, 0, -1, -1, -1, -1]
-
-
-def test_labels_of_a_forecast_and_a_series_are_valid_times():
-    flat = flattened(cfgrib(), "time")
-    truth = field(("time",), (5,), time=VALID[0, 0] + np.arange(5) * STEPS[1])
-    ours, theirs = sample_labels(flat, "valid_time", truth, "time")
-    assert positions(theirs, ours, "x", what="it").tolist() == [0, 1, 2, 3] + [-1] * 8
-    with pytest.raises(DataError, match="valid times, which are unknown here: assign a coordinate valid_time"):
-        sample_labels(flattened(field(("init", "lead"), (3, 4)), None), "valid_time", truth, "time")
-    plain = truth.drop_vars("time")
-    assert sample_labels(plain, "time", plain, "time") is None
-
-
-def test_labels_that_repeat():
-    with pytest.raises(DataError, match="It repeats values of 'time', the first 1"):
-        positions(pd.Index([1, 1, 2]), pd.Index([2]), "time", what="It")
-
-
-@pytest.mark.parametrize("lazy", [False, True])
-def test_a_series_at_valid_times(lazy):
-    truth = field(("time",), (40,), time=VALID[0, 0] + np.arange(40) * STEPS[1])
-    truth = truth.chunk(time=7) if lazy else truth
-    got = at_valid_times(truth, "time", cfgrib(), "time")
-    assert (got.chunks is not None) == lazy
-    got = got.transpose("time", "step", "lat", "lon")
-    for at in np.ndindex(3, 4):
-        np.testing.assert_array_equal(got.values[at], truth.sel(time=VALID[at]).values)
-    with pytest.raises(DataError, match="'t2m' lacks 8 of 12 valid times of the forecast, the first 2001-01-03T00"):
-        at_valid_times(truth.isel(time=slice(0, 8)), "time", cfgrib(), "time")
-    with pytest.raises(DataError, match="valid times of the forecast are unknown"):
-        at_valid_times(truth, "time", field(("init", "lead"), (3, 4)), None)
+@pytest.mark.parametrize(("window", "calendar"), [(True, False), (False, True)])
+def test_times_that_may_be_initial_or_valid_ones_are_asked_about(window, calendar):
+    """CDO writes standard_name 'time' for both."""
+    da = by_valid_time("time")
+    axes = times_of(da)
+    with pytest.raises(DataError, match="'time' calls itself time.*initial times, or the valid times of every lead"):
+        axes.columns(da, window=window, calendar=calendar)
+    assert not axes.columns(da, window=False, calendar=False).values.any(), "whoever needs no times is not asked"
+    start = da.rename(time="init")
+    start.init.attrs = dict(REFERENCE)
+    np.testing.assert_array_equal(times_of(start).valid.values, VALID)
+    assert times_of(da.isel(lead=2)).unclear is None, "CF: beside one lead time is valid time"

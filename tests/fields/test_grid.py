@@ -87,6 +87,23 @@ class TestFindingAxes:
         assert grid_of(toy_field(time=2)).time == "time"
         assert grid_of(lat_lon()).time is None
 
+    @pytest.mark.parametrize(
+        ("values", "told", "expected"),
+        [
+            (np.array(["2001-01-01", "2002-01-01"], "M8[ns]"), {}, "S"),
+            ([264.0, 265.0], {"standard_name": "forecast_reference_time"}, "S"),
+            (xr.date_range("2001", periods=2, calendar="noleap", use_cftime=True).values, {}, "S"),
+            (["r1i1p1f1", "r2i1p1f1"], {}, None),
+            ([1, 2], {}, None),
+        ],
+    )
+    def test_times_under_another_name(self, values, told, expected):
+        """A dim of dates, or of what says that it is initial times; where nothing else is time."""
+        da = toy_field(time=2).rename(time="S").assign_coords(S=("S", values, told))
+        assert find_axes(da).time == expected
+        both = da.expand_dims(time=toy_field(time=3).time.values)
+        assert find_axes(both).time == "time"
+
     def test_coordinates_under_another_name_than_the_dim(self):
         da = lat_lon()
         da = da.drop_vars(["lat", "lon"]).rename(lat="j", lon="i")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
+
 import cftime
 import numpy as np
 import pytest
 import xarray as xr
 
-from xsuperres.fields.leads import after, in_hours
+from xsuperres.fields.leads import after, elapsed, in_hours
 
 
 def leads(*values: float, units: str | None = None) -> xr.Variable:
@@ -117,6 +119,45 @@ def test_one_initial_time_and_one_lead():
     assert told(after(start, xr.Variable((), 3, {"units": "hours"}))) == ["2001-01-01 03:00"]
     lagged = inits("2001-01-01 00", "2001-01-01 06")
     assert told(after(lagged, xr.Variable("init", [12, 6], {"units": "hours"}))) == ["2001-01-01 12:00"] * 2
+
+
+@pytest.mark.parametrize("calendar", [None, "noleap"])
+@pytest.mark.parametrize(
+    ("units", "expected"), [("days", "2001-01-02"), ("months", "2001-02-01"), ("weeks", "2001-01-08")]
+)
+def test_what_is_missing_stays_missing(calendar, units, expected):
+    """Of initial times, and of leads: there is a date where both are known."""
+    start = inits("2001-01-01 00", "2001-03-01 00", calendar=calendar)
+    start.values[1] = np.nan if calendar else np.datetime64("NaT")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = after(start, leads(1, np.nan, units=units))
+    assert found.isnull().values.tolist() == [[False, True], [True, True]]
+    assert told(found)[0] == f"{expected} 00:00" and found.dtype == start.dtype
+
+
+@pytest.mark.parametrize(
+    ("name", "units", "values", "expected"),
+    [
+        ("forecastMonth", "1", [1, 3], ["2001-01-01", "2001-03-01"]),
+        ("leadtime_month", None, [1, 3], ["2001-01-01", "2001-03-01"]),
+        ("lead_month", None, [0, 2], ["2001-01-01", "2001-03-01"]),
+        ("leadtime_hour", None, [24, 48], ["2001-01-02", "2001-01-03"]),
+    ],
+)
+def test_names_that_say_what_a_lead_counts(name, units, values, expected):
+    """The first month of the Climate Data Store is that of the initial time."""
+    found = after(inits("2001-01-01"), elapsed(name, leads(*values, units=units)))
+    assert [time[:10] for time in told(found)] == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "units", "first"), [("lead", None, 1), ("forecastMonth", None, 0), ("lead_month", "d", 1)]
+)
+def test_names_that_do_not_say_it(name, units, first):
+    """A month 0 is not of the kind that counts from 1, and a unit is a unit."""
+    lead = leads(first, 2, units=units)
+    assert elapsed(name, lead) is lead
 
 
 def test_initial_times_that_are_no_dates():

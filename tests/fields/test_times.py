@@ -98,8 +98,67 @@ def test_times_that_do_not_increase(times):
 
 
 def test_times_that_are_text():
-    with pytest.raises(DataError, match=r"got '2001-01-01'; decode them"):
+    """`decode_cf` would leave them as they are."""
+    with pytest.raises(DataError, match=r"got '2001-01-01'; assign dates \(.astype\('M8\[ns\]'\)"):
         segments(xr.Variable("time", np.array(["2001-01-01", "2001-01-02"])))
+    with pytest.raises(DataError, match=r"got 'day1'; .* or numbers with a units attribute"):
+        segments(xr.Variable("lead", np.array(["day1", "day2"])))
+
+
+def at(*hours: float) -> xr.Variable:
+    """Return leads in hours."""
+    return xr.Variable("lead", np.array(hours, np.float64), {"units": "hours"})
+
+
+@pytest.mark.parametrize("usual", [None, 3.0, 6.0])
+@pytest.mark.parametrize(
+    "hours",
+    [
+        [*range(0, 24, 3), *range(24, 49, 6)],
+        [*range(0, 12, 3), *range(12, 97, 6)],
+        [*range(0, 90), *range(90, 144, 3), *range(144, 241, 6)],
+        [0, 3, 6, 12, 24, 36],
+        [*range(0, 48, 12), *range(48, 73, 6)],
+    ],
+    ids=["GEFS", "mostly late", "IFS", "one between", "shorter"],
+)
+def test_an_interval_that_changes_for_good_is_no_gap(hours, usual):
+    """Whatever the proportion of the two: the late leads alone are a series too."""
+    with pytest.warns(XSuperResWarning, match="steps of .* hours, which the network cannot tell apart") as caught:
+        assert not segments(at(*hours), None, usual).any()
+    assert len(caught) == 1 and "gap" not in str(caught[0].message)
+
+
+@pytest.mark.parametrize(
+    ("hours", "usual", "expected"),
+    [
+        ([0, 6, 12, 24, 30, 36], 6, [0, 0, 0, 1, 1, 1]),
+        ([0, 6, 12, 24, 30, 36], 24, [0, 0, 0, 0, 0, 0]),
+        ([0, 24, 48, 96, 120], 6, [0, 0, 0, 1, 1]),  # a hole in daily steps
+        ([0, 12, 18, 30, 42, 48, 60, 72, 78], 6, [0, 1, 1, 2, 3, 3, 4, 5, 5]),  # most steps are holes
+        ([0, 12, 18, 30, 42, 48, 60, 72, 78], None, [0] * 9),
+        ([0, 6, 12, 24], 6, [0, 0, 0, 1]),  # at the end: a hole, or a change that one step does not show
+        ([0, 24], 6, [0, 0]),
+    ],
+)
+def test_gaps_are_told_by_the_step_of_the_training(hours, usual, expected):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", XSuperResWarning)
+        assert segments(at(*hours), None, usual).tolist() == expected
+        plain = xr.Variable("lead", np.array(hours))
+        assert segments(plain, None, usual).tolist() == segments(plain).tolist(), "of no unit: by their own"
+
+
+def test_steps_that_are_seen_alone_are_counted():
+    with pytest.warns(
+        XSuperResWarning, match=r"3 gap\(s\).*; 2 step\(s\) beside them are seen without any other frame"
+    ):
+        assert segments(at(0, 6, 12, 24, 36, 42, 60), None, 6.0).tolist() == [0, 0, 0, 1, 2, 2, 3]
+    with pytest.warns(XSuperResWarning, match=r"1 gap\(s\) wider than 1.5 usual steps, which no time window crosses\."):
+        segments(at(0, 6, 12, 24, 30, 36))
+    line = xr.Variable("sample", np.array([0.0, 0, 6, 24, 0]), {"units": "hours"})
+    with pytest.warns(XSuperResWarning, match="1 step"):  # a series of one frame is no gap's doing
+        segments(line, np.array([0, 1, 1, 1, 2]), 6.0)
 
 
 def test_irregular_steps():
@@ -192,6 +251,25 @@ def test_what_is_no_date(values):
     assert not is_dated(xr.Variable("time", values))
     with pytest.raises(DataError, match="calendar=True needs dates"):
         calendar_features(xr.Variable("time", values))
+
+
+@pytest.mark.parametrize("calendar", [None, "noleap"])
+@pytest.mark.parametrize("missing", [0, 2])
+def test_dates_some_of_which_are_missing(calendar, missing):
+    """As of ragged forecasts; cftime dates are treated as numpy's are."""
+    times = xr.date_range("2001-01-01", periods=4, freq="D", calendar=calendar or "standard", use_cftime=bool(calendar))
+    holed = times.values.astype(object if calendar else "M8[ns]")
+    holed[missing] = np.nan if calendar else np.datetime64("NaT")
+    line = xr.Variable("time", holed)
+    assert is_dated(line)
+    with pytest.raises(DataError, match="1 of the valid times are missing"):
+        calendar_features(line)
+    with pytest.raises(DataError, match="'time' must increase.*missing times"):
+        segments(line)
+    rows = xr.Variable(("init", "lead"), np.stack([times.values, holed]))
+    assert usual_step(rows) == 24.0
+    if calendar:
+        assert np.isnan(hours_since_first(np.full(3, np.nan, object))).all()
 
 
 def test_dates_that_are_missing_or_not_there():

@@ -208,6 +208,33 @@ def test_gaps_along_leads_are_seen_in_every_forecast(models, forecast, check):
         check.same_numbers(out.isel(time=[init], step=[3]), alone, model.scaling.sd)
 
 
+def test_an_interval_that_lengthens_is_no_gap(models, forecast, check):
+    """As of GEFS and IFS: the late leads are seen as they are alone, and it is said that they are of another speed."""
+    model = models(3)
+    ahead = np.array([0, 6, 12, 24, 36]) * SIX_HOURS // 6
+    late = forecast.drop_vars("valid_time").assign_coords(step=("step", ahead, PERIOD))
+    with (
+        pytest.warns(XSuperResWarning, match="'step' are irregular: steps of 6 to 12 hours"),
+        pytest.warns(XSuperResWarning, match="'step' are of 9 hours, those that the model was trained on of 6"),
+    ):
+        out = late.sr.downscale(model)
+    np.testing.assert_array_equal(out.values, forecast.sr.downscale(model).values)
+    frames = forecast.isel(step=slice(2, 5)).sr.downscale(model).isel(step=[2])
+    check.same_numbers(out.isel(step=[4]), frames, model.scaling.sd)
+
+
+def test_a_gap_is_told_by_the_step_of_the_training(models, forecast):
+    """Most steps of these are holes, of twice the step that the model knows."""
+    model = models(3)
+    ahead = np.array([0, 12, 18, 30, 42]) * SIX_HOURS // 6
+    holed = forecast.drop_vars("valid_time").assign_coords(step=("step", ahead, PERIOD))
+    with (
+        pytest.warns(XSuperResWarning, match=r"1 gap\(s\) wider than 1.5 usual steps.*; 1 step\(s\) beside them"),
+        pytest.warns(XSuperResWarning, match="'step' are of 12 hours, those that the model was trained on of 6"),
+    ):
+        holed.sr.downscale(model)
+
+
 def test_a_gap_in_one_of_the_forecasts(models, forecast, check):
     """Where leads are mere numbers, valid times say where gaps are."""
     model = models(3)
@@ -381,9 +408,14 @@ def test_valid_times_that_are_missing(models, forecast):
 def test_forecasts_by_valid_time_are_no_series(models, forecast):
     given = forecast.drop_vars("valid_time")
     given = given.assign_coords(time=("time", given.time.values, TIME))
-    with pytest.raises(DataError, match=r"not along the lead 'step'.*forecast_reference_time"):
-        given.sr.downscale(models(3))
-    assert_others_identical(given.sr.downscale(models(None, calendar=True)), given)
+    for model in (models(3), models(None, calendar=True)):
+        with pytest.raises(DataError, match="'time' calls itself time.*forecast_reference_time.*'valid_time'"):
+            given.sr.downscale(model)
+    assert_others_identical(given.sr.downscale(models(None)), given)
+    valid = given.rename(time="valid_time")
+    with pytest.raises(DataError, match="not along the lead 'step'"):
+        valid.sr.downscale(models(3))
+    assert_others_identical(valid.sr.downscale(models(None, calendar=True)), valid)
 
 
 def test_a_lead_of_one_step_is_no_series(models, forecast):
@@ -443,3 +475,34 @@ def test_predictors_of_forecasts(fine, forecast):
         forecast.sr.downscale(model, predictors=at_start).values,
         forecast.sr.downscale(model, predictors=repeated).values,
     )
+
+
+@pytest.mark.parametrize("valid", ["given", "made", "without attributes"])
+def test_predictors_of_forecasts_at_one_lead(fine, reinitialise, valid):
+    """A series is taken at the valid times, whether or not the dim of leads was kept."""
+    rain = toy_field(time=24, y=16, x=24, seed=7).rename("pr").assign_coords(time=fine.time).drop_vars(STATIC)
+    rain.attrs = {"units": "1"}
+    model = fit(fine, predictors=rain)
+    reinitialise(model.network, seed=5)
+    model = replace(model)
+    coarse, line = fine.sr.coarsen(2).drop_vars(STATIC), rain.sr.coarsen(2)
+    expected = coarse.isel(time=slice(3, 13)).sr.downscale(model, predictors=line)
+    one = coarse.isel(time=slice(3, 13)).assign_coords(
+        time=("time", fine.time.values[:10], {} if valid == "without attributes" else REFERENCE),
+        step=((), 3 * SIX_HOURS, PERIOD),
+    )
+    if valid == "given":
+        one = one.assign_coords(valid_time=("time", fine.time.values[3:13], TIME))
+    for given in (one, one.chunk(time=4)):
+        np.testing.assert_array_equal(given.sr.downscale(model, predictors=line).values, expected.values)
+    kept = one.drop_vars("valid_time", errors="ignore").expand_dims("step").sr.downscale(model, predictors=line)
+    np.testing.assert_array_equal(kept.isel(step=0).values, expected.values)
+    single = one.isel(time=4).sr.downscale(model, predictors=line)
+    np.testing.assert_allclose(single.values, expected.isel(time=4).values, rtol=1e-6)
+    alike = line.isel(time=slice(3, 13)).assign_coords({name: one[name] for name in one.coords if name != "lat"})
+    np.testing.assert_array_equal(one.sr.downscale(model, predictors=alike).values, expected.values)
+    with pytest.raises(DataError, match="'pr' lacks 3 of 10 valid times of the forecast"):
+        one.sr.downscale(model, predictors=line.isel(time=slice(0, 10)))
+    with pytest.raises(DataError, match="Predictor 'pr' has other valid times"):
+        single_at = coarse.isel(time=4)
+        single_at.sr.downscale(model, predictors=line.isel(time=5))

@@ -408,8 +408,11 @@ def test_misaligned_truth_is_refused(fine, truth, change, error, match):
 
 
 def test_one_step_of_another_time_is_refused(fine, truth):
-    with pytest.raises(DataError, match="other values of 'time'"):
+    with pytest.raises(DataError, match="truth has other valid times: expected 2001-01-07.*, got 2001-01-08"):
         score(fine.isel(time=0), truth.isel(time=1))
+    numbered = [field.assign_coords(time=range(4)).isel(time=k) for field, k in ((fine, 0), (truth, 1))]
+    with pytest.raises(DataError, match="other values of 'time': expected 0, got 1"):
+        score(*numbered)
 
 
 def test_wrong_coarse_is_refused(fine, truth):

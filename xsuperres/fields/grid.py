@@ -17,6 +17,7 @@ from xsuperres.errors import GridError
 from xsuperres.fields.axes import Axis, locate, make_axis
 from xsuperres.fields.leads import INIT_NAMES
 from xsuperres.fields.sphere import coarsen_lonlat, refine_lonlat
+from xsuperres.fields.times import is_dated
 
 __all__ = ["AxisNames", "Grid", "Location", "check_scale", "find_axes", "grid_of", "in_convention", "native"]
 
@@ -182,7 +183,8 @@ class AxisNames:
 def find_axes(da: xr.DataArray) -> AxisNames:
     """Return the horizontal dimensions and the time dimension of `da`.
 
-    cf-xarray is asked first (axis, standard_name, units), then common names.
+    cf-xarray is asked first (axis, standard_name, units), then common names; a time dimension of another name is one
+    that says it counts initial times, or whose coordinate is of dates.
 
     Raises
     ------
@@ -193,6 +195,7 @@ def find_axes(da: xr.DataArray) -> AxisNames:
 
     told = {"axes": da.cf.axes, "coordinates": da.cf.coordinates}
     found = {which: _by_cf(da, told, which) or _by_name(da, which) for which in ("y", "x", "time")}
+    found["time"] = found["time"] or _by_dates(da)
     if found["y"] is None or found["x"] is None or found["y"] == found["x"]:
         raise GridError(
             f"No latitude and longitude found on dims {tuple(map(str, da.dims))}. Expected 1-D coordinates with "
@@ -214,6 +217,14 @@ def _by_cf(da: xr.DataArray, told: dict[str, dict[str, list[str]]], which: str) 
 def _by_name(da: xr.DataArray, which: str) -> str | None:
     lowered = {str(dim).lower(): str(dim) for dim in da.dims}
     return next((lowered[name] for name in _NAMES[which] if name in lowered), None)
+
+
+def _by_dates(da: xr.DataArray) -> str | None:
+    """Return the dimension whose own coordinate is of initial times, or of dates."""
+    own = [da.coords[dim] for dim in da.dims if dim in da.coords]
+    told = [c for c in own if c.attrs.get("standard_name") == "forecast_reference_time"]
+    told += [c for c in own if is_dated(c.variable)]
+    return next((str(c.name) for c in told), None)
 
 
 def native(da: xr.DataArray) -> xr.DataArray:

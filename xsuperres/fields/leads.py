@@ -9,11 +9,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 from xsuperres.fields.times import is_dated
 
-__all__ = ["INIT_NAMES", "LEAD_NAMES", "after", "in_hours"]
+__all__ = ["INIT_NAMES", "LEAD_NAMES", "after", "elapsed", "in_hours"]
 
 LEAD_NAMES = (
     *("step", "lead", "leads", "lead_time", "leadtime", "prediction_timedelta", "forecast_period", "forecast_lead"),
@@ -24,6 +25,13 @@ INIT_NAMES = (
     *("forecast_reference_time", "start_date", "startdate", "sdate"),
 )
 
+_COUNTS = {  # what a name says of leads: their unit, and the number of the first
+    **dict.fromkeys(
+        ("forecastmonth", "leadtime_month"), ("months", 1)
+    ),  # of the Climate Data Store: 1 is its own month
+    "lead_month": ("months", 0),
+    **dict.fromkeys(("leadtime_hour", "forecast_hour"), ("hours", 0)),
+}
 _HOURS = {
     **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), 1.0 / 3600.0),
     **dict.fromkeys(("min", "mins", "minute", "minutes"), 1.0 / 60.0),
@@ -43,6 +51,22 @@ _MONTH = 365.25 * 24.0 / 12.0  # hours
 def _unit(lead: xr.Variable) -> str:
     words = str(lead.attrs.get("units", "")).lower().split()
     return words[0] if words else ""
+
+
+def elapsed(name: str, lead: xr.Variable) -> xr.Variable:
+    """Return leads as time since the initial one: in the unit that their name says if they have none, counted from 0.
+
+    Examples
+    --------
+    >>> found = elapsed("forecastMonth", xr.Variable("forecastMonth", [1, 2], {"units": "1"}))
+    >>> found.values.tolist(), found.attrs
+    ([0, 1], {'units': 'months'})
+    """
+    unit, first = _COUNTS.get(name.lower(), ("", 0))
+    counts = bool(unit) and lead.dtype.kind in "iuf" and _unit(lead) in ("", "1", unit, unit[:-1])
+    if not counts or bool((lead < first).any()):  # a lead before the first is no count of this kind
+        return lead
+    return xr.Variable(lead.dims, lead.values - first, lead.attrs | {"units": unit})
 
 
 def in_hours(lead: xr.Variable) -> xr.Variable | None:
@@ -83,8 +107,8 @@ def after(init: xr.Variable, lead: xr.Variable) -> xr.Variable | None:
     if not is_dated(init):
         return None
     if lead.dtype.kind == "m" or _unit(lead) in _HOURS:
-        elapsed = leads if lead.dtype.kind == "m" else _elapsed(leads * _HOURS[_unit(lead)])
-        made = starts + (elapsed.astype("m8[us]").astype(object) if starts.dtype == object else elapsed)
+        steps = leads if lead.dtype.kind == "m" else _steps(leads * _HOURS[_unit(lead)])
+        made = _added(starts, steps) if starts.dtype == object else starts + steps
     elif _unit(lead) in _MONTHS:
         made = _months_after(starts, leads * float(_MONTHS[_unit(lead)]))
     else:
@@ -92,19 +116,29 @@ def after(init: xr.Variable, lead: xr.Variable) -> xr.Variable | None:
     return xr.Variable(tuple(dims), made)
 
 
-def _elapsed(hours: np.ndarray) -> np.ndarray:
-    return np.round(hours * 3600.0).astype("m8[s]")
+def _steps(hours: np.ndarray) -> np.ndarray:
+    seconds = np.where(np.isfinite(hours), np.round(hours * 3600.0), np.iinfo(np.int64).min)  # of which numpy makes NaT
+    return seconds.astype(np.int64).astype("m8[s]")
+
+
+def _added(starts: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    """Return cftime dates some time later, NaN where either is missing."""
+    made = np.full(starts.shape, np.nan, object)
+    known = ~(pd.isnull(starts) | np.isnat(steps))
+    made[known] = starts[known] + steps[known].astype("m8[us]").astype(object)
+    return made
 
 
 def _months_after(starts: np.ndarray, months: np.ndarray) -> np.ndarray:
-    """Return dates some months later, fractions as shares of the month that they fall in."""
-    whole = np.floor(months).astype(np.int64)
-    share = months - whole
+    """Return dates some months later, fractions as shares of the month that they fall in; missing ones of either."""
+    known = ~pd.isnull(starts) & np.isfinite(months)
+    made = np.full(starts.shape, np.nan if starts.dtype == object else np.datetime64("NaT"), starts.dtype)
+    whole = np.floor(months[known]).astype(np.int64)
+    share = months[known] - whole
     shift = _shifted_dates if starts.dtype == object else _shifted
-    low = shift(starts, whole)
-    if not share.any():
-        return low
-    return low + (shift(starts, whole + 1) - low) * share
+    low = shift(starts[known], whole)
+    made[known] = low + (shift(starts[known], whole + 1) - low) * share if share.any() else low
+    return made
 
 
 def _shifted(starts: np.ndarray, months: np.ndarray) -> np.ndarray:

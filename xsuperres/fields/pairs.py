@@ -17,11 +17,12 @@ import xarray as xr
 from xsuperres.errors import DataError, GridError, XSuperResWarning
 from xsuperres.fields.axes import Axis
 from xsuperres.fields.checks import is_lazy
-from xsuperres.fields.forecasts import SAMPLES, positions, sample_labels
+from xsuperres.fields.forecasts import SAMPLES
 from xsuperres.fields.grid import Grid, Location, find_axes, grid_of
 from xsuperres.fields.matching import check_unique, in_step, matched
 from xsuperres.fields.regrid import overlap_weights, regrid
 from xsuperres.fields.resample import coarsen
+from xsuperres.fields.steps import check_times, monthly, positions, sample_labels, text
 
 __all__ = ["Paired", "covered_part", "paired", "ratio"]
 
@@ -137,6 +138,7 @@ def _joined(coarse: list[xr.DataArray], fine: list[xr.DataArray]) -> tuple[list[
     """Return the fields at the times that both have; a flattened forecast is joined with its valid times."""
     outer, inner = find_axes(coarse[0]).time, find_axes(fine[0]).time
     if outer is None or inner is None or outer not in coarse[0].dims or inner not in fine[0].dims:
+        check_times(fine[0], inner, coarse[0], outer, what="The target")
         return coarse, fine
     labels = sample_labels(coarse[0], outer, fine[0], inner)
     if labels is None:
@@ -146,10 +148,10 @@ def _joined(coarse: list[xr.DataArray], fine: list[xr.DataArray]) -> tuple[list[
     where = positions(labels[1], labels[0], inner, what="The target")
     own = np.flatnonzero(where >= 0)
     if not len(own):
-        ends = [f"{index[0]} to {index[-1]}" for index in labels]
+        ends = [" to ".join(text(index[at]) for at in (0, -1)) for index in labels]
         raise DataError(
             f"No time is common to the coarse data ({ends[0]}) and the target ({ends[1]}); check periods, calendars "
-            "and hours."
+            f"and hours{monthly(*labels)}."
         )
     if len(own) < len(where):
         logger.info("%d of %d coarse times have a target.", len(own), len(where))

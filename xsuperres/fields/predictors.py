@@ -12,9 +12,19 @@ import xarray as xr
 
 from xsuperres.errors import DataError
 from xsuperres.fields.checks import check_values
-from xsuperres.fields.forecasts import SAMPLES, TimeAxes, at_valid_times, positions, sample_labels
+from xsuperres.fields.forecasts import SAMPLES, TimeAxes
 from xsuperres.fields.grid import Grid, find_axes
 from xsuperres.fields.regrid import regrid
+from xsuperres.fields.steps import (
+    at_valid_times,
+    check_times,
+    is_series,
+    monthly,
+    off_label,
+    positions,
+    sample_labels,
+    text,
+)
 from xsuperres.fields.variables import numeric_names
 
 __all__ = ["PredictorsLike", "named_predictors", "on_coarse"]
@@ -61,27 +71,21 @@ def on_coarse(da: xr.DataArray, coarse: Grid, like: xr.DataArray) -> xr.DataArra
     """
     check_values(da)
     names, own = find_axes(da), find_axes(like)
-    if _is_series(da, names.time) and TimeAxes.of(like, own.time).forecast:
-        da = at_valid_times(da, str(names.time), like, own.time)
+    axes, joined = TimeAxes.of(like, own.time), False
+    if is_series(da, names.time) and off_label(like, axes):
+        da, joined = at_valid_times(da, str(names.time), like, own.time), True
     elif names.time is not None and own.time is not None and names.time != own.time:
         da = da.rename({names.time: own.time})
-    lead = [dim for dim in da.dims if dim not in (names.y, names.x)]
-    extra = [str(dim) for dim in lead if dim not in like.dims]
+    lead = [str(dim) for dim in da.dims if dim not in (names.y, names.x)]
+    extra = [dim for dim in lead if dim not in like.dims]
     if extra:
         raise DataError(f"Predictor {da.name!r} has dims {extra} that the data lack; select or average them.")
+    done = axes.valid.dims if joined and axes.valid is not None else ()
     for dim in lead:
-        da = _at(da, str(dim), like)
+        da = da if dim in done else _at(da, dim, like)
+    if not joined:
+        check_times(da, own.time, like, own.time, what=f"Predictor {da.name!r}")
     return regrid(da, coarse)
-
-
-def _is_series(da: xr.DataArray, time: str | None) -> bool:
-    """Return whether the times of `da` are valid times, and no initial ones."""
-    axes = TimeAxes.of(da, time)
-    if axes.forecast or axes.along is None or axes.valid is None or axes.valid.dims != (axes.along,):
-        return False
-    own = da.coords.get(axes.along)
-    initial = own is not None and own.attrs.get("standard_name") == "forecast_reference_time"
-    return not (initial and own is not None and own.variable.equals(axes.valid))
 
 
 def _at(da: xr.DataArray, dim: str, like: xr.DataArray) -> xr.DataArray:
@@ -102,7 +106,7 @@ def _at(da: xr.DataArray, dim: str, like: xr.DataArray) -> xr.DataArray:
     if (where < 0).any():
         lost = wanted[where < 0]
         raise DataError(
-            f"Predictor {da.name!r} lacks {len(lost)} of {len(wanted)} values of {dim!r}, the first {lost[0]}; it must "
-            "cover those of the data."
+            f"Predictor {da.name!r} lacks {len(lost)} of {len(wanted)} values of {dim!r}, the first {text(lost[0])}; "
+            f"it must cover those of the data{monthly(index, wanted)}."
         )
     return da if np.array_equal(where, np.arange(len(index))) else da.isel({dim: where})

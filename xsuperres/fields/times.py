@@ -9,6 +9,7 @@ import warnings
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 from xsuperres.errors import ConfigError, DataError, XSuperResWarning
@@ -49,10 +50,11 @@ def offsets(time_window: int, alignment: str) -> tuple[int, int]:
     return time_window // 2, time_window // 2
 
 
-def segments(line: xr.Variable, series: np.ndarray | None = None) -> np.ndarray:
+def segments(line: xr.Variable, series: np.ndarray | None = None, usual: float | None = None) -> np.ndarray:
     """Return the number of the gapless stretch that each step belongs to, int64 of the shape of `line`.
 
-    A step of more than 1.5 usual ones is a gap; no window crosses it.
+    A step of more than 1.5 usual ones is a gap, which no window crosses, but for steps that stay as long from there on,
+    or were as long up to there: leads whose interval changes are one stretch.
 
     Parameters
     ----------
@@ -60,6 +62,8 @@ def segments(line: xr.Variable, series: np.ndarray | None = None) -> np.ndarray:
         Times or leads, every row a series of its own.
     series : ndarray (steps,), optional
         Where series follow each other in one row: what tells them apart.
+    usual : float, optional
+        The usual step in hours, of what a model was trained on; None: that of these times.
 
     Warns
     -----
@@ -79,17 +83,42 @@ def segments(line: xr.Variable, series: np.ndarray | None = None) -> np.ndarray:
                 f"Times along {line.dims[-1]!r} must increase for a time window; sort them (sortby), drop repeats and "
                 "missing times."
             )
-        usual = float(np.median(steps[inner]))
-        gaps = inner & (steps > _GAP * usual)
-        _warn_of_steps(steps[inner & ~gaps], int(gaps.sum()), usual, line)
+        median = float(np.median(steps[inner]))
+        long = inner & (steps > _GAP * (usual if usual is not None and _in_hours(line) else median))
+        gaps = long & ~_lasting(steps, inner, median) if long.any() else long
+        _warn_of_steps(steps, inner, gaps, line)
         breaks |= gaps
     first = np.zeros((*line.shape[:-1], 1), np.int64)
     return np.concatenate([first, np.cumsum(breaks, axis=-1)], axis=-1)[..., : line.shape[-1]]
 
 
+def _lasting(steps: np.ndarray, inner: np.ndarray, median: float) -> np.ndarray:
+    """Return which steps are no longer than those after them in their series, or than those before: no lone ones."""
+    found = np.zeros(steps.shape, bool)
+    for row, ours, out in zip(*(part.reshape(-1, steps.shape[-1]) for part in (steps, inner, found)), strict=True):
+        for span in _runs(ours):
+            one = row[span]
+            out[span] = _stay(one) | _stay(one[::-1])[::-1] if len(one) > 1 else one <= _GAP * median
+    return found
+
+
+def _stay(steps: np.ndarray) -> np.ndarray:
+    """Return which of two or more steps are no longer, to a half, than any later one; the last: than those before."""
+    shortest = np.minimum.accumulate(steps[::-1])[::-1]
+    stay = steps[:-1] <= _GAP * shortest[1:]
+    return np.append(stay, stay[-1] and steps[-1] <= _GAP * steps[-2])
+
+
+def _runs(chosen: np.ndarray) -> list[slice]:
+    """Return the stretches of True."""
+    edges = np.flatnonzero(np.diff(chosen, prepend=False, append=False))
+    return [slice(start, stop) for start, stop in edges.reshape(-1, 2)]
+
+
 def usual_step(line: xr.Variable, series: np.ndarray | None = None) -> float | None:
     """Return the usual step of times, or of leads in hours, in hours; None if it cannot be told."""
     steps, inner = _steps(line, series)
+    inner = inner & np.isfinite(steps)
     if not _in_hours(line) or not inner.any():
         return None
     usual = float(np.median(steps[inner]))
@@ -125,23 +154,33 @@ def _in_hours(line: xr.Variable) -> bool:
     return line.dtype.kind in "mMO" or line.attrs.get("units") == "hours"
 
 
-def _warn_of_steps(steps: np.ndarray, gaps: int, usual: float, line: xr.Variable) -> None:
-    days = steps / 24.0
-    calendar = any(low <= days.min() and days.max() <= high for low, high in (_MONTH_LIKE, _YEAR_LIKE))
-    told = []
-    if gaps:
-        told.append(f"{gaps} gap(s) wider than {_GAP} usual steps, which no time window crosses")
-    if not calendar and steps.max() - steps.min() > 0.01 * usual:
+def _warn_of_steps(steps: np.ndarray, inner: np.ndarray, gaps: np.ndarray, line: xr.Variable) -> None:
+    """Warn of gaps, and of steps that differ by more than months or years do."""
+    within, told = steps[inner & ~gaps], []
+    if gaps.any():
+        told.append(f"{int(gaps.sum())} gap(s) wider than {_GAP} usual steps, which no time window crosses")
+        alone = _alone(gaps, inner)
+        told += [f"{alone} step(s) beside them are seen without any other frame"] if alone else []
+    days = within / 24.0
+    calendar = any(((low <= days) & (days <= high)).all() for low, high in (_MONTH_LIKE, _YEAR_LIKE))
+    if not calendar and np.ptp(within) > 0.01 * np.median(within):
         unit = " hours" if _in_hours(line) else ""
-        told.append(f"steps of {steps.min():g} to {steps.max():g}{unit}, which the network cannot tell apart")
+        told.append(f"steps of {within.min():g} to {within.max():g}{unit}, which the network cannot tell apart")
     if told:
         warnings.warn(
             f"Times along {line.dims[-1]!r} are irregular: {'; '.join(told)}.", XSuperResWarning, stacklevel=3
         )
 
 
+def _alone(gaps: np.ndarray, inner: np.ndarray) -> int:
+    """Return how many frames lie beside a gap, and have no neighbour in their stretch."""
+    edge = np.zeros((*gaps.shape[:-1], 1), bool)
+    gap, cut = (np.concatenate([end, part, end], axis=-1) for end, part in ((edge, gaps), (~edge, gaps | ~inner)))
+    return int(((gap[..., :-1] | gap[..., 1:]) & cut[..., :-1] & cut[..., 1:]).sum())
+
+
 def hours_since_first(times: np.ndarray) -> np.ndarray:
-    """Return times or time steps as hours since the first, float64; plain numbers stay what they are.
+    """Return times or time steps as hours since the first, float64, NaN if missing; plain numbers stay what they are.
 
     Raises
     ------
@@ -150,11 +189,15 @@ def hours_since_first(times: np.ndarray) -> np.ndarray:
     """
     if times.dtype.kind in "mM":
         return (times - times[0]) / np.timedelta64(1, "s") / 3600.0
-    if times.dtype == object and hasattr(times[0], "calendar"):
-        return np.array([(time - times[0]).total_seconds() / 3600.0 for time in times])
+    known = ~pd.isnull(times)
+    if times.dtype == object and all(hasattr(time, "calendar") for time in times[known]):
+        hours = np.full(times.shape, np.nan)
+        hours[known] = [(time - times[known][0]).total_seconds() / 3600.0 for time in times[known]]
+        return hours
     if times.dtype.kind not in "fiub":
         raise DataError(
-            f"Times must be dates, time steps or numbers, got {str(times[0])!r}; decode them (xr.decode_cf)."
+            f"Times must be dates, time steps or numbers, got {str(times[0])!r}; assign dates (.astype('M8[ns]') of "
+            "text like 2001-01-31), or numbers with a units attribute (hours, days, months)."
         )
     return times.astype(np.float64)
 
@@ -205,11 +248,11 @@ def calendar_features(valid: xr.Variable | None) -> np.ndarray:
 
 
 def is_dated(times: xr.Variable) -> bool:
-    """Return whether values are dates, of numpy or cftime."""
+    """Return whether values are dates, of numpy or cftime; some may be missing."""
     if times.dtype != object:
         return bool(times.dtype.kind == "M")
-    first = np.asarray(times.values).ravel()[:1]
-    return bool(first.size) and hasattr(first[0], "calendar")
+    values = np.asarray(times.values).ravel()
+    return any(hasattr(value, "calendar") for value in values[~pd.isnull(values)][:1])
 
 
 def _days_in_year(times: Any) -> np.ndarray:

@@ -70,6 +70,8 @@ class EncodedFrames:
         finite = np.isfinite(frames.values[:, : prepared.channels.targets])
         self.complete = finite.all(axis=(1, 2, 3))  # known here, so that a GPU need not be asked
         _warn_of_missing(frames.values, prepared.channels)
+        if frames.windows is not None:
+            _warn_of_empty(finite.any(axis=(1, 2, 3)))
 
     def until(self, span: slice) -> None:
         """Keep what some output steps, and those after them, need; if memory is short, nothing has changed."""
@@ -133,5 +135,15 @@ def _warn_of_missing(values: np.ndarray, recipe: Channels) -> None:
         warn_everywhere(
             "There are NaN cells, but the model was trained on complete fields and has no mask channel: they are "
             "filled for the network and restored; values next to them are less certain.",
+            stacklevel=3,
+        )
+
+
+def _warn_of_empty(valid: np.ndarray) -> None:
+    """Warn of frames without any value beside others: a network is shown the mean there, and all of it masked."""
+    if valid.any() and not valid.all():
+        warn_everywhere(
+            f"{int((~valid).sum())} of {valid.size} frames hold no value at all, yet are part of the time windows of "
+            "others. Drop such steps, .dropna(dim, how='all'), for windows to repeat the nearest frame instead.",
             stacklevel=3,
         )

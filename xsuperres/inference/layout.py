@@ -131,8 +131,8 @@ def _told(da: xr.DataArray, time: str | None, model: SRModel) -> xr.Variable | N
     if not window and not calendar:
         return None
     axes = TimeAxes.of(da, time)
-    told = axes.columns(da, window=window, calendar=calendar)
     ours, theirs = model.training.step, axes.step
+    told = axes.columns(da, window=window, calendar=calendar, usual=ours)
     if window and ours is not None and theirs is not None and not alike(ours, theirs):
         warnings.warn(
             f"Steps along {axes.along!r} are of {theirs:g} hours, those that the model was trained on of {ours:g}: its "

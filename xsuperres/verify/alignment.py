@@ -13,10 +13,13 @@ import numpy as np
 import xarray as xr
 
 from xsuperres.errors import DataError, GridError
-from xsuperres.fields.forecasts import TimeAxes
-from xsuperres.fields.grid import Grid, Location, grid_of
+from xsuperres.fields.forecasts import SAMPLES, TimeAxes
+from xsuperres.fields.grid import Grid, Location, find_axes, grid_of
+from xsuperres.fields.steps import at_valid_times, check_times, is_series, off_label
+from xsuperres.fields.times import is_dated
 
 __all__ = [
+    "at_times_of",
     "bare",
     "check_same_times",
     "is_time",
@@ -69,8 +72,30 @@ def on_grid(da: xr.DataArray, grid: Grid, *, what: str) -> xr.DataArray:
     return placed.rename(names) if names else placed
 
 
+def at_times_of(field: xr.DataArray, other: xr.DataArray, grid: Grid) -> xr.DataArray:
+    """Return a series at the valid times of scored forecasts, by which no other label counts; else `other` as it is.
+
+    Parameters
+    ----------
+    field, other : DataArray
+        The scored field, on `grid`, and what may be a series in time; it may go on longer, and each of its times is
+        taken as often as there are forecasts of it. Lazy if dask-backed.
+
+    Raises
+    ------
+    DataError
+        If it lacks some of the valid times, or they are unknown.
+    """
+    time, axes = find_axes(other).time, TimeAxes.of(field, grid.time)
+    if not is_series(other, time) or not off_label(field, axes):
+        return other
+    placed = at_valid_times(other, str(time), field, grid.time)
+    assert axes.valid is not None  # else refused
+    return placed.assign_coords({SAMPLES: (axes.valid.dims, axes.valid.values, {"standard_name": "time"})})
+
+
 def check_same_times(field: xr.DataArray, other: xr.DataArray, grid: Grid, *, what: str) -> None:
-    """Refuse `other` unless it has the dims of `field` outside the plane, or fewer, with equal coordinates.
+    """Refuse `other` unless it has the dims of `field` outside the plane, or fewer, with equal coordinates and times.
 
     Parameters
     ----------
@@ -98,13 +123,15 @@ def check_same_times(field: xr.DataArray, other: xr.DataArray, grid: Grid, *, wh
             )
     for name in _compared(field, other, grid):
         _check_equal(name, field.coords[name].values, other.coords[name].values, what)
+    check_times(other, grid.time, field, grid.time, what=what, every=True)
 
 
 def _compared(field: xr.DataArray, other: xr.DataArray, grid: Grid) -> list[Hashable]:
-    """Return the coordinates that must agree: those along shared dims, and a scalar time."""
+    """Return the coordinates that must agree: those along shared dims, and a scalar time that is no date."""
     shared = [dim for dim in other.dims if dim not in grid.dims]
     times = [name for name, c in other.coords.items() if not c.dims and is_time(name, c)]
-    return [name for name in (*shared, *times) if name in field.coords and name in other.coords]
+    found = [name for name in (*shared, *times) if name in field.coords and name in other.coords]
+    return [n for n in found if n in shared or not all(is_dated(da.coords[n].variable) for da in (field, other))]
 
 
 def is_time(name: Hashable, coordinate: xr.DataArray) -> bool:

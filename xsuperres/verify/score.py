@@ -23,6 +23,7 @@ from xsuperres.fields.resample import coarsen
 from xsuperres.model.artefact import SRModel
 from xsuperres.model.table import known_model
 from xsuperres.verify.alignment import (
+    at_times_of,
     bare,
     check_same_times,
     loaded_coords,
@@ -67,6 +68,7 @@ def score(
         check_values(field)
     fine, truth = loaded_coords(fine), loaded_coords(truth)
     grid = grid_of(fine)
+    truth = at_times_of(fine, truth, grid)
     check_same_times(fine, with_dims_of(truth, grid), grid, what="truth")
     check_units(truth, fine.attrs.get("units"), what="truth", like="the scored field")
     model, why_no_model = _model_of(fine, model)
