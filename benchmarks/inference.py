@@ -35,6 +35,7 @@ from xsuperres.testing import toy_field
 SCALE, SIZE, BATCH, FIELDS = 4, 32, 16, 128
 TRIALS = 5
 CHUNKS = 100_000
+ROUNDS = 16  # of all fields, where processes are compared
 
 
 def best(*functions: Callable[[], object]) -> list[float]:
@@ -268,7 +269,7 @@ def workers() -> dict[str, object]:
     from xsuperres.inference.workers import preparations
 
     coarse, model = fitted()
-    many = xr.concat([coarse] * 8, "time").chunk(time=16)
+    many = xr.concat([coarse] * ROUNDS, "time").chunk(time=64)
     with tempfile.TemporaryDirectory() as name:
         model.save(f"{name}/model.safetensors")
         alone, pair = (min(_side_by_side(name, count) for _ in range(3)) for count in (1, 2))
@@ -320,7 +321,7 @@ def loop(folder: str, _: str) -> None:
     run()
     print("ready", flush=True)
     sys.stdin.readline()
-    print(_wall(lambda: [run() for _ in range(8)]))
+    print(_wall(lambda: [run() for _ in range(ROUNDS)]))
 
 
 def _child(how: str, *arguments: str) -> float:
