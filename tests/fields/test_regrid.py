@@ -379,12 +379,14 @@ class TestMethod:
         [
             (1.0, 1.0, "conservative"),
             (2.0, 2.0, "conservative"),
-            (0.5, 2.0, "linear"),
-            (2.0, 0.5, "linear"),
-            (0.5, 0.5, "linear"),
+            (0.5, 0.5, "conservative"),
+            (0.4, 2.0, "linear"),
+            (2.0, 0.4, "linear"),
+            (0.4, 0.4, "linear"),
         ],
     )
     def test_by_default_the_coarser_side_decides(self, lat, lon, expected):
+        """Up to twice as coarse is averaged, as fields given to `downscale` are."""
         da = field(np.arange(0.0, 20), np.arange(0.0, 20).astype(np.float32))
         target = grid(np.arange(2.3, 15, lat), np.arange(2.3, 15, lon))
         got = regrid(da, target)

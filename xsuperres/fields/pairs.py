@@ -65,7 +65,14 @@ def ratio(coarse: xr.DataArray, fine: xr.DataArray) -> int:
     return whole[0]
 
 
-def paired(coarse: Sequence[xr.DataArray], fine: Sequence[xr.DataArray], scale: int, *, reach: int = 0) -> Paired:
+def paired(
+    coarse: Sequence[xr.DataArray],
+    fine: Sequence[xr.DataArray],
+    scale: int,
+    *,
+    reach: int = 0,
+    minimum_valid_fraction: float = 0.5,
+) -> Paired:
     """Join coarse and fine fields.
 
     Parameters
@@ -76,6 +83,8 @@ def paired(coarse: Sequence[xr.DataArray], fine: Sequence[xr.DataArray], scale: 
         Fine cells per coarse cell.
     reach : int
         Coarse cells beyond the fine domain that are kept as context, where there are any.
+    minimum_valid_fraction : float
+        Of the area of a block, where coarse data are brought onto blocks.
 
     Raises
     ------
@@ -92,10 +101,9 @@ def paired(coarse: Sequence[xr.DataArray], fine: Sequence[xr.DataArray], scale: 
     margin = _margin(inner, source, scale, reach)
     fine = [_padded(da, inner, margin, scale) for da in fine]
     blocks = grid_of(fine[0]).coarsen(scale)
-    same = source.locate(blocks) is not None
-    if not same:
+    if source.locate(blocks) is None:
         logger.info("Coarse data (%s) are brought conservatively onto %s.", source.describe(), blocks.describe())
-    coarse = [regrid(da, blocks, method=None if same else "conservative") for da in coarse]
+    coarse = [regrid(da, blocks, minimum_valid_fraction=minimum_valid_fraction) for da in coarse]
     for made, true in zip(coarse, fine, strict=True):
         _warn_unless_synchronous(made, true, scale)
     return Paired(tuple(coarse), tuple(fine), margin)

@@ -43,14 +43,17 @@ def named_predictors(given: PredictorsLike | None) -> dict[str, xr.DataArray]:
     return found
 
 
-def on_coarse(da: xr.DataArray, coarse: Grid, like: xr.DataArray) -> xr.DataArray:
+def on_coarse(da: xr.DataArray, coarse: Grid, like: xr.DataArray, minimum_valid_fraction: float = 0.5) -> xr.DataArray:
     """Return a predictor on the coarse grid, at the times of `like`; lazy if dask-backed.
 
     Parameters
     ----------
     da : DataArray
-        On any grid that covers the coarse one: the same cells are taken as they are, finer ones averaged
-        conservatively, coarser ones interpolated. Dims other than horizontal ones are those of `like`, or fewer.
+        On any grid that covers the coarse one: the same cells are taken as they are, finer ones and those up to twice
+        as coarse averaged conservatively, as the fields themselves are, coarser ones interpolated. Dims other than
+        horizontal ones are those of `like`, or fewer.
+    minimum_valid_fraction : float
+        Of the area of a coarse cell, where cells are averaged.
 
     Raises
     ------
@@ -71,7 +74,7 @@ def on_coarse(da: xr.DataArray, coarse: Grid, like: xr.DataArray) -> xr.DataArra
         raise DataError(f"Predictor {da.name!r} has dims {extra} that the data lack; select or average them.")
     for dim in lead:
         da = _at(da, str(dim), like)
-    return regrid(da, coarse)
+    return regrid(da, coarse, minimum_valid_fraction=minimum_valid_fraction)
 
 
 def _is_series(da: xr.DataArray, time: str | None) -> bool:

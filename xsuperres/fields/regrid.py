@@ -21,11 +21,12 @@ from xsuperres.fields.checks import check_values, is_lazy
 from xsuperres.fields.grid import Grid, Location, grid_of
 from xsuperres.fields.labels import attach
 
-__all__ = ["covered", "linear_weights", "overlap_weights", "regrid"]
+__all__ = ["NEAR", "covered", "linear_weights", "overlap_weights", "regrid"]
 
 Method = Literal["conservative", "linear"]
 Bands = tuple[np.ndarray, np.ndarray]
 
+NEAR = 2.02  # times as coarse as the target, to rounding: what is averaged still, and not interpolated
 _TOLERANCE = 1e-3  # of a cell, as in `axes.locate`: bounds half-way between float32 centres are no better
 _ROUNDING = 1e-9  # of a cell: what float64 arithmetic leaves between edges that are one
 _SLAB = 2**18  # cells at a time: float64 copies stay in the processor's cache
@@ -206,8 +207,8 @@ def regrid(
         Latitudes and longitudes where `da` has them, else the same rotated pole or projection, in the same units.
     method : {"conservative", "linear"}, optional
         Conservative: the mean over each target cell, weighted by the area that it shares with source cells. Linear:
-        bilinear interpolation at the target's centres. By default conservative where the source is at least as fine
-        as the target along both axes, else linear.
+        bilinear interpolation at the target's centres. By default conservative where the source is up to twice as
+        coarse as the target along both axes, or finer, else linear: a block of a few cells is no field to learn from.
     minimum_valid_fraction : float
         Least valid fraction of a target cell's area (conservative); linear interpolation wants half the weight.
 
@@ -262,8 +263,8 @@ def regrid(
 
 
 def _default_method(source: Grid, target: Grid) -> Method:
-    finer = all(ours.spacing <= theirs.spacing * (1.0 + _TOLERANCE) for ours, theirs in _pairs(source, target))
-    return "conservative" if finer else "linear"
+    near = all(ours.spacing <= theirs.spacing * NEAR for ours, theirs in _pairs(source, target))
+    return "conservative" if near else "linear"
 
 
 def _bare(da: xr.DataArray, source: Grid, target: Grid) -> xr.DataArray:

@@ -140,7 +140,7 @@ def _predictors(given: PredictorsLike | None, model: SRModel, coarse: Grid, like
         )
     for predictor, name in zip(model.predictors, names, strict=True):
         check_units(found[name], predictor.variable.units, what=f"predictor {name!r}")
-    return [on_coarse(found[name], coarse, like) for name in names]
+    return [on_coarse(found[name], coarse, like, model.data.minimum_valid_fraction) for name in names]
 
 
 def _check_settings(model: SRModel, members: int | None, seed: int, batch_size: int | None, mask: Mask) -> None:

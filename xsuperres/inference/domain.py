@@ -13,7 +13,7 @@ import xarray as xr
 from xsuperres.errors import GridError, StaticFieldError, XSuperResWarning
 from xsuperres.fields.axes import Axis
 from xsuperres.fields.grid import Grid, Location
-from xsuperres.fields.regrid import overlap_weights
+from xsuperres.fields.regrid import NEAR, overlap_weights
 from xsuperres.fields.resample import fine_index, fine_like
 from xsuperres.fields.static import StaticLike, find_static, given_fields
 from xsuperres.model.artefact import SRModel
@@ -22,7 +22,6 @@ __all__ = ["bind", "difference", "elsewhere", "everywhere", "misfit", "obstacle"
 
 _ALIKE = 1e-2  # of the spacing: cells of one size
 _SHIFTED = 1e-3  # of the spacing: cells at one place
-_NEAR = 2.0  # times finer or coarser than the model's cells: what may be regridded
 
 
 def bind(model: SRModel, da: xr.DataArray, coarse: Grid, static: StaticLike | None) -> tuple[SRModel, Location]:
@@ -98,9 +97,9 @@ def obstacle(model: SRModel, given: Grid) -> str | None:
     if _one_size(_pairs(fine, given)):
         return f"this looks like the model's fine grid; coarsen it first: .sr.coarsen({model.scale})"
     ratios = [other.spacing / axis.spacing for axis, other in _pairs(ours, given)]
-    if max(ratios) > _NEAR * (1 + _ALIKE):
+    if max(ratios) > NEAR:
         return f"{difference(model, given)}, more than twice as coarse; train a model on data like these"
-    if min(ratios) * _NEAR < 1 - _ALIKE:
+    if min(ratios) * NEAR < 1:
         scale = max(2, round(1 / max(ratios)))
         return f"{difference(model, given)}, more than twice as fine; coarsen the data first, .sr.coarsen({scale})"
     return _outside(model, given) or _across(model, given)

@@ -89,7 +89,8 @@ def brought(fields: Sequence[xr.DataArray], model: SRModel, *, static: bool) -> 
         return [da.isel({axis.dim: _stored(axis, index) for axis, index in pairs}) for da in fields]
     target = named_like(found.target, given)
     turned = {axis.dim: slice(None, None, -1) for axis in (given.y, given.x) if axis.flipped}
-    return [regrid(da, target, method="conservative").isel(turned) for da in fields]
+    least = model.data.minimum_valid_fraction
+    return [regrid(da, target, minimum_valid_fraction=least).isel(turned) for da in fields]
 
 
 def _stored(axis: Axis, index: np.ndarray) -> slice | np.ndarray:

@@ -193,8 +193,7 @@ def _brought(coarse: xr.DataArray, case: _Case) -> xr.DataArray:
     if model.grid.locate(grid) is not None and model_location(model, grid, model.scale) is None:
         return coarse  # a crop that is no blocks of the model's
     blocks = grid.coarsen(model.scale)
-    same = grid_of(coarse).locate(blocks) is not None
-    return regrid(coarse, blocks, method=None if same else "conservative")
+    return regrid(coarse, blocks, minimum_valid_fraction=model.data.minimum_valid_fraction)
 
 
 def _known_scale(case: _Case) -> int | None:
