@@ -75,6 +75,12 @@ class Axis:
         """Whether the stored order is the reverse of the canonical one."""
         return isinstance(self.order, slice) and self.order.step == -1
 
+    @property
+    def west(self) -> float:
+        """Where its turn begins: at its west end; of a circle at the meridian of 0 or 180, if its first cell is there."""
+        seam = 180.0 * np.floor(self.centres[0] / 180.0)
+        return float(seam if self.periodic and seam >= self.lower[0] else self.lower[0])
+
     def lengths(self) -> np.ndarray:
         """Return what each cell contributes to the cell area: |sin north - sin south|, or its width."""
         if self.kind == "latitude":

@@ -20,7 +20,7 @@ from xsuperres.fields.sphere import coarsen_lonlat, refine_lonlat
 
 __all__ = ["AxisNames", "Grid", "Location", "check_scale", "find_axes", "grid_of", "in_convention", "native"]
 
-
+_ROUNDING = 1e-3  # of a cell, as in `axes.locate`
 _NAMES = {
     "y": ("lat", "latitude", "y", "rlat", "projection_y_coordinate", "south_north", "nlat", "j", "nj"),
     "x": ("lon", "longitude", "x", "rlon", "projection_x_coordinate", "west_east", "nlon", "i", "ni"),
@@ -113,7 +113,7 @@ class Grid:
         lines = {}
         for old, new in ((self.y, y), (self.x, x)):
             variable = self.coords.variables[old.name]
-            values = in_convention(new.centres, old.centres, variable) if old.kind == "longitude" else new.centres
+            values = in_convention(new.centres, old, variable) if old.kind == "longitude" else new.centres
             dtype = variable.dtype if variable.dtype.kind == "f" else np.dtype(float)
             attrs = {key: value for key, value in variable.attrs.items() if key != "bounds"}
             lines[old.name] = (old.dim, values.astype(dtype), attrs)
@@ -141,29 +141,30 @@ class Grid:
 
     def describe(self) -> str:
         """Return one line a person can read."""
+        south, north, west, east = (c for axis in (self.y, self.x) for c in self.coords[axis.name].values[[0, -1]])
         wrap = ", periodic" if self.x.periodic else ""
         gaps = f", {len(self.x.breaks)} gap(s)" if self.x.breaks else ""
         return (
             f"{self.y.dim} {self.y.size} x {self.x.dim} {self.x.size}, "
-            f"{self.y.centres[0]:g} to {self.y.centres[-1]:g} by {self.y.spacing:.4g}, "
-            f"{self.x.centres[0]:g} to {self.x.centres[-1]:g} by {self.x.spacing:.4g}{wrap}{gaps}"
+            f"{south:g} to {north:g} by {self.y.spacing:.4g}, {west:g} to {east:g} by {self.x.spacing:.4g}{wrap}{gaps}"
         )
 
 
-def in_convention(values: np.ndarray, centres: np.ndarray, given: xr.Variable) -> np.ndarray:
-    """Return unwrapped longitudes in the convention of given ones.
+def in_convention(values: np.ndarray, axis: Axis, given: xr.Variable) -> np.ndarray:
+    """Return longitudes in the convention of given ones.
 
     Parameters
     ----------
     values : ndarray
-        Unwrapped, of the same stretch as `centres`.
-    centres : ndarray
-        The given longitudes, unwrapped.
+        Unwrapped, in the turn of `axis`; those east of it begin anew at its west.
+    axis : Axis
+        That of the given longitudes.
     given : xr.Variable
         As the user wrote them, in canonical order: in one turn that increases, or wrapped at 180 or 360.
     """
     told = np.asarray(given.values, dtype=np.float64)
-    values = values + 360.0 * np.round((told[0] - centres[0]) / 360.0)
+    values = np.where(values > axis.upper[-1] + _ROUNDING * axis.spacing, values - 360.0, values)
+    values = values + 360.0 * np.round((told[0] - axis.centres[0]) / 360.0)
     if not (np.diff(told) < 0).any():
         return values
     ceiling = 180.0 if told.min() < 0 else 360.0

@@ -112,6 +112,8 @@ def paired(
 def covered_part(source: Grid, target: Grid) -> Grid:
     """Return the largest stretch of rows and columns of `target` that `source` covers, across no gap.
 
+    A whole circle begins where that of `source` does.
+
     Raises
     ------
     GridError
@@ -122,14 +124,15 @@ def covered_part(source: Grid, target: Grid) -> Grid:
         covered = overlap_weights(outer, axis).sum(axis=1) >= 1 - _TOLERANCE
         if not covered.any():
             raise GridError(f"The data ({source.describe()}) do not cover any cell of {target.describe()}.")
-        kept.append(_stretch(covered, axis))
+        kept.append(_stretch(covered, axis, outer.west))
     return target.crop(Location(*kept))
 
 
-def _stretch(covered: np.ndarray, axis: Axis) -> np.ndarray:
+def _stretch(covered: np.ndarray, axis: Axis, west: float) -> np.ndarray:
     """Return the cells of the longest stretch that is covered, across no gap; on a circle across its seam."""
-    if covered.all() and not axis.breaks:
-        return np.arange(axis.size)
+    if covered.all() and axis.periodic:
+        first = np.argmin((axis.centres - west + _TOLERANCE * axis.spacing) % 360.0)
+        return (first + np.arange(axis.size)) % axis.size
     if axis.periodic:
         run = _longest(np.concatenate([covered, covered]))
         return np.arange(run.start, run.stop) % axis.size

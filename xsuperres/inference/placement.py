@@ -31,17 +31,30 @@ class Placement:
 
     Parameters
     ----------
+    given : Grid
+        That of the data.
     target : Grid
-        Those of the model's coarse cells that the data cover.
+        Those of the model's coarse cells that the data cover, with the names of the data and in their turn.
     crop : Location or None
         Where they lie on the grid of the data, if they are cells of it; None: the data are regridded.
     note : str
         One line that says so.
     """
 
+    given: Grid
     target: Grid
     crop: Location | None
     note: str
+
+    def moved(self, da: xr.DataArray, minimum_valid_fraction: float) -> xr.DataArray:
+        """Return a field on the target's cells, in its own orientation; lazy."""
+        y, x = self.given.y, self.given.x
+        turned = {axis.dim: slice(None, None, -1) for axis in (y, x) if axis.flipped}
+        if self.crop is None:
+            return regrid(da, self.target, minimum_valid_fraction=minimum_valid_fraction).isel(turned)
+        cells = {axis.dim: _stored(axis, index) for axis, index in ((y, self.crop.rows), (x, self.crop.columns))}
+        line = self.target.coords[[x.name]].isel({x.dim: turned.get(x.dim, slice(None))})  # in one turn
+        return da.isel(cells).assign_coords(line.coords)
 
 
 def placement(model: SRModel, given: Grid, *, static: bool = False) -> Placement | None:
@@ -66,15 +79,16 @@ def placement(model: SRModel, given: Grid, *, static: bool = False) -> Placement
             return None
         raise elsewhere(model, given)
     target = covered_part(given, ours)
+    target = named_like(target, given, target)
     crop = given.locate(target)
     if crop is not None:
-        return Placement(target, crop, f"Coarse data ({given.describe()}) are cropped to {target.describe()}.")
+        return Placement(given, target, crop, f"Coarse data ({given.describe()}) are cropped to {target.describe()}.")
     told = "" if model.paired else "; the model was trained on means over these cells, which regridded fields smooth"
     note = (
         f"Coarse data ({given.describe()}) are regridded conservatively onto the model's cells ({target.describe()}): "
         f"{difference(model, given)}{told}."
     )
-    return Placement(target, None, note)
+    return Placement(given, target, None, note)
 
 
 def brought(fields: Sequence[xr.DataArray], model: SRModel, *, static: bool) -> Sequence[xr.DataArray]:
@@ -84,13 +98,7 @@ def brought(fields: Sequence[xr.DataArray], model: SRModel, *, static: bool) -> 
     if found is None:
         return fields
     logger.info(found.note)
-    if found.crop is not None:
-        pairs = ((given.y, found.crop.rows), (given.x, found.crop.columns))
-        return [da.isel({axis.dim: _stored(axis, index) for axis, index in pairs}) for da in fields]
-    target = named_like(found.target, given)
-    turned = {axis.dim: slice(None, None, -1) for axis in (given.y, given.x) if axis.flipped}
-    least = model.data.minimum_valid_fraction
-    return [regrid(da, target, minimum_valid_fraction=least).isel(turned) for da in fields]
+    return [found.moved(da, model.data.minimum_valid_fraction) for da in fields]
 
 
 def _stored(axis: Axis, index: np.ndarray) -> slice | np.ndarray:
