@@ -542,10 +542,12 @@ class TestRefusals:
         metres = xr.DataArray(np.zeros((9, 9)), dims=("y", "x"), coords={"y": np.arange(9.0), "x": np.arange(9.0)})
         inside = grid(np.arange(-2.0, 3), np.arange(-2.0, 3))
         renamed = rotated_field.drop_vars(["lat", "lon"]).rename(rlat="lat", rlon="lon")
-        turned = "'rotated latitude'"
-        for da, told in ((metres, "'other'"), (rotated_field, turned), (renamed, turned)):
+        turned = "rotated latitude x rotated longitude"
+        for da, told in ((metres, "other x other"), (rotated_field, turned), (renamed, turned)):
             assert not covered(grid_of(da), inside)
-            with pytest.raises(GridError, match=f"{told}.*'latitude'.*[Aa]nnotate"):
+            with pytest.raises(
+                GridError, match=f"expected axes that are latitude x longitude, got {told}.*[Aa]nnotate"
+            ):
                 regrid(da, inside)
 
     def test_a_name_that_is_taken(self):

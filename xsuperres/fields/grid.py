@@ -5,8 +5,8 @@ Labelled arrays in and out; the only module that asks cf-xarray how a grid is to
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -15,6 +15,7 @@ import xarray as xr
 
 from xsuperres.errors import GridError
 from xsuperres.fields.axes import Axis, locate, make_axis
+from xsuperres.fields.frame import Frame, displaced, grid_mapping, length_unit
 from xsuperres.fields.leads import INIT_NAMES
 from xsuperres.fields.sphere import coarsen_lonlat, refine_lonlat
 
@@ -59,12 +60,15 @@ class Grid:
         longitude, and whatever else rides along.
     time : str or None
         The time dimension; of a forecast most often that of the initial times.
+    mapping : mapping
+        Name and parameters of the CF grid mapping, as far as they are told.
     """
 
     y: Axis
     x: Axis
     coords: xr.Dataset
     time: str | None = None
+    mapping: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -119,10 +123,29 @@ class Grid:
             lines[old.name] = (old.dim, values.astype(dtype), attrs)
         return xr.Dataset(coords=lines)
 
-    def locate(self, wanted: Grid) -> Location | None:
-        """Return where `wanted` lies on this grid, or None if it is not (a crop of) it."""
-        rows, columns = locate(self.y, wanted.y), locate(self.x, wanted.x)
-        return None if rows is None or columns is None else Location(rows, columns)
+    def locate(self, wanted: Grid, scale: int = 1) -> Location | None:
+        """Return where the cells of `wanted` are this grid's, or groups of scale x scale of them; None if they are not.
+
+        Grids whose coordinates mean different things, as far as is known, have no cell in common; see `mismatch`.
+        """
+        rows, columns = locate(self.y, wanted.y, scale), locate(self.x, wanted.x, scale)
+        if rows is None or columns is None or self.mismatch(wanted) is not None:
+            return None
+        return Location(rows, columns)
+
+    def mismatch(self, other: Grid) -> str | None:
+        """Return how coordinates of `other` mean something else than these: kind, units, mapping, place; else None."""
+        return self.frame.mismatch(other.frame) or displaced(self, other)
+
+    @cached_property
+    def frame(self) -> Frame:
+        """What is told of the coordinates."""
+        (y, south), (x, west) = ((self.kind(axis), self._unit(axis)) for axis in (self.y, self.x))
+        return Frame((y, x), (south, west), self.mapping)
+
+    def _unit(self, axis: Axis) -> str | None:
+        told = self.coords.variables[axis.name].attrs.get("units") if axis.name in self.coords else None
+        return length_unit(told) if axis.kind == "other" else None
 
     def crop(self, location: Location) -> Grid:
         """Return the grid of some of the rows and columns, coordinates bit for bit."""
@@ -248,4 +271,4 @@ def grid_of(da: xr.DataArray, *, gaps: bool = False, bounds: xr.Dataset | None =
         if coordinate.dims and set(coordinate.dims) <= {names.y, names.x}
     }
     coords = xr.Dataset(coords=flat).isel({names.y: y.order, names.x: x.order})
-    return Grid(y, x, coords, names.time)
+    return Grid(y, x, coords, names.time, grid_mapping(da))

@@ -51,9 +51,12 @@ def ratio(coarse: xr.DataArray, fine: xr.DataArray) -> int:
     Raises
     ------
     GridError
-        If it is not (nearly) one whole number of at least 2 on both axes.
+        If it is not (nearly) one whole number of at least 2 on both axes, or the coordinates mean different things.
     """
     outer, inner = grid_of(coarse), grid_of(fine)
+    mismatch = inner.frame.mismatch(outer.frame)
+    if mismatch is not None:
+        raise GridError(f"The coordinates of the coarse data are not those of the target: {mismatch}.")
     found = [a.spacing / b.spacing for a, b in ((outer.y, inner.y), (outer.x, inner.x))]
     whole = [round(value) for value in found]
     if whole[0] != whole[1] or whole[0] < 2 or any(abs(f - w) > 0.02 * w for f, w in zip(found, whole, strict=True)):

@@ -140,8 +140,8 @@ def _laps(source: Axis, target: Axis) -> tuple[float, ...]:
 def covered(source: Grid, target: Grid) -> bool:
     """Return whether every cell of `target` lies inside the domain of `source`, so that `regrid` would not extrapolate.
 
-    To a thousandth of the cell, which is what float32 coordinates leave. Grids whose axes are of different kinds
-    (latitudes and rotated latitudes, degrees and metres) do not cover each other.
+    To a thousandth of the cell, which is what float32 coordinates leave. Grids whose coordinates mean different things
+    (latitudes and rotated latitudes, metres and kilometres, two poles) do not cover each other.
 
     Examples
     --------
@@ -155,13 +155,12 @@ def covered(source: Grid, target: Grid) -> bool:
 
 def _objection(source: Grid, target: Grid) -> str | None:
     """Return what keeps a field from being brought to `target`, or None."""
-    for ours, theirs in _pairs(source, target):
-        have, want = source.kind(ours), target.kind(theirs)
-        if have != want:
-            return (
-                f"Axis {ours.dim!r} of the data is of kind {have!r}, axis {theirs.dim!r} of the target grid of kind "
-                f"{want!r}; expected one kind. Annotate the coordinates (standard_name, units), or reproject the data."
-            )
+    mismatch = target.mismatch(source)
+    if mismatch is not None:
+        return (
+            f"The coordinates of the data are not those of the target grid: {mismatch}. Annotate them (standard_name, "
+            "units, grid_mapping), or reproject the data."
+        )
     if _same_cells(source, target) is not None:
         return None
     for ours, theirs in _pairs(source, target):

@@ -91,9 +91,9 @@ def elsewhere(model: SRModel, coarse: Grid) -> Exception:
 def obstacle(model: SRModel, given: Grid) -> str | None:
     """Return what keeps data, which are not on the model's coarse grid, from being brought onto it; None if nothing."""
     ours, fine = model.coarse_grid, model.grid
-    kinds = [" x ".join(grid.kind(axis) for axis in (grid.y, grid.x)) for grid in (ours, given)]
-    if kinds[0] != kinds[1]:
-        return f"expected axes that are {kinds[0]}, got {kinds[1]}"
+    mismatch = ours.mismatch(given)
+    if mismatch is not None:
+        return mismatch
     if _one_size(_pairs(fine, given)):
         return f"this looks like the model's fine grid; coarsen it first: .sr.coarsen({model.scale})"
     ratios = [other.spacing / axis.spacing for axis, other in _pairs(ours, given)]

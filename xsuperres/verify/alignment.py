@@ -60,9 +60,11 @@ def on_grid(da: xr.DataArray, grid: Grid, *, what: str) -> xr.DataArray:
     own = grid_of(da)
     location = own.locate(grid) if own.shape == grid.shape else None
     if location is None:
+        why = grid.mismatch(own)
         raise GridError(
-            f"{what} lies on other cells: expected {grid.describe()}, got {own.describe()}. Cut both to the same "
-            "domain first (.sel or .isel); nothing is joined or interpolated silently."
+            f"{what} lies on other cells: expected {grid.describe()}, got {own.describe()}"
+            f"{'' if why is None else ': ' + why}. Cut both to the same domain first (.sel or .isel); nothing is "
+            "joined or interpolated silently."
         )
     placed = bare(da, own).isel({own.y.dim: location.rows, own.x.dim: location.columns})
     names = {a: b for a, b in zip(own.dims, grid.dims, strict=True) if a != b}
