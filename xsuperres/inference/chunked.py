@@ -60,7 +60,7 @@ def downscale(
         check_variable(da, target.coarse.name, target.coarse.standard_name)
     check_together(fields)
     fields = [_as_target(da, target) for da, target in zip(fields, model.targets, strict=True)]
-    fields = brought(fields, model, static=static is not None)
+    fields, mark = brought(fields, model, static=static is not None)
     first = fields[0]
     coarse = grid_of(first)
     bound, location = bind(model, first, coarse, static)
@@ -93,10 +93,11 @@ def downscale(
     fine_location = Location(*(fine_index(i, model.scale) for i in (location.rows, location.columns)))
     fine_location, cut = _inside(bound, fine_location)
     fine = named_like(bound.grid.crop(fine_location), coarse, bound.coarse_grid.crop(location))
-    return [
+    results = [
         _labelled(layout.like(da), part[(..., *cut)], layout.dims, coarse, fine, bound, fine_location)
         for da, part in zip(fields, layout.parts(data), strict=True)
     ]
+    return [da.assign_attrs(mark) for da in results]
 
 
 def _as_target(da: xr.DataArray, target: Target) -> xr.DataArray:

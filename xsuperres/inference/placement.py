@@ -91,14 +91,19 @@ def placement(model: SRModel, given: Grid, *, static: bool = False) -> Placement
     return Placement(given, target, None, note)
 
 
-def brought(fields: Sequence[xr.DataArray], model: SRModel, *, static: bool) -> Sequence[xr.DataArray]:
-    """Return fields on (a crop of) the model's coarse cells where they come on others; see `placement`."""
-    given = grid_of(fields[0])
-    found = placement(model, given, static=static)
+def brought(
+    fields: Sequence[xr.DataArray], model: SRModel, *, static: bool
+) -> tuple[Sequence[xr.DataArray], dict[str, str]]:
+    """Return fields on (a crop of) the model's coarse cells where they come on others, and the result's mark of it.
+
+    See `placement`; the mark is an attribute that tells `score` that the network saw regridded data.
+    """
+    found = placement(model, grid_of(fields[0]), static=static)
     if found is None:
-        return fields
+        return fields, {}
     logger.info(found.note)
-    return [found.moved(da, model.data.minimum_valid_fraction) for da in fields]
+    mark = {"xsuperres_regridded": found.given.describe()} if found.crop is None else {}
+    return [found.moved(da, model.data.minimum_valid_fraction) for da in fields], mark
 
 
 def _stored(axis: Axis, index: np.ndarray) -> slice | np.ndarray:

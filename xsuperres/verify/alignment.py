@@ -17,6 +17,7 @@ from xsuperres.fields.forecasts import TimeAxes
 from xsuperres.fields.grid import Grid, Location, grid_of
 
 __all__ = [
+    "are_blocks",
     "bare",
     "check_same_times",
     "is_time",
@@ -153,12 +154,20 @@ def scale_between(fine: Grid, coarse: Grid) -> int:
             f"coarse does not cover the domain of the scored field cell by cell: expected {fine.shape} to be the same "
             f"multiple, at least 2, of the coarse sizes along both axes, got {coarse.shape}; cut both to one domain."
         )
-    if fine.coarsen(scale).locate(coarse) is None and not _starts_whole(fine.locate(coarse.refine(scale)), scale):
+    if not are_blocks(fine, coarse, scale):
         raise GridError(
             f"coarse lies on other cells: expected groups of {scale} x {scale} cells of {fine.describe()}, got "
             f"{coarse.describe()}. Cut both to the same domain first (on a full circle: start at the same cell)."
         )
     return scale
+
+
+def are_blocks(fine: Grid, coarse: Grid, scale: int) -> bool:
+    """Return whether the coarse cells are the groups of scale x scale cells of `fine`, all of them."""
+    if (coarse.y.size * scale, coarse.x.size * scale) != fine.shape:
+        return False
+    whole = fine.coarsen(scale).locate(coarse) is not None
+    return whole or _starts_whole(fine.locate(coarse.refine(scale)), scale)
 
 
 def _starts_whole(location: Location | None, scale: int) -> bool:
