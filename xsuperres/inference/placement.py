@@ -6,18 +6,20 @@ Labelled arrays in and out, lazy; one line of log says what was done.
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import xarray as xr
 
+from xsuperres.errors import XSuperResWarning
 from xsuperres.fields.axes import Axis
 from xsuperres.fields.grid import Grid, Location, grid_of
 from xsuperres.fields.labels import named_like
 from xsuperres.fields.pairs import covered_part
 from xsuperres.fields.regrid import regrid
-from xsuperres.inference.domain import difference, elsewhere, obstacle
+from xsuperres.inference.domain import difference, elsewhere, obstacle, resolution
 from xsuperres.model.artefact import SRModel
 
 __all__ = ["Placement", "brought", "placement"]
@@ -98,12 +100,25 @@ def brought(
 
     See `placement`; the mark is an attribute that tells `score` that the network saw regridded data.
     """
-    found = placement(model, grid_of(fields[0]), static=static)
+    given = grid_of(fields[0])
+    found = placement(model, given, static=static)
     if found is None:
+        _warn_of_resolution(model, given)
         return fields, {}
     logger.info(found.note)
-    mark = {"xsuperres_regridded": found.given.describe()} if found.crop is None else {}
+    mark = {"xsuperres_regridded": given.describe()} if found.crop is None else {}
     return [found.moved(da, model.data.minimum_valid_fraction) for da in fields], mark
+
+
+def _warn_of_resolution(model: SRModel, given: Grid) -> None:
+    """Warn where an open model is taken to cells of another size than it knows."""
+    told = resolution(model, given)
+    if told is not None:
+        warnings.warn(
+            f"The model is open, but knows one resolution: {told}. Its detail is that of its own scale.",
+            XSuperResWarning,
+            stacklevel=5,
+        )
 
 
 def _stored(axis: Axis, index: np.ndarray) -> slice | np.ndarray:
