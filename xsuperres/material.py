@@ -122,7 +122,8 @@ def gathered(sources: Sources, settings: FitSettings, static: StaticLike | None)
     planes = find_static(first, grid, static)
     grid = without_statics(grid)
     coarse = grid.coarsen(settings.scale)
-    predictors = tuple(on_coarse(da, coarse, sources.like) for da in sources.predictors)
+    least = settings.data.minimum_valid_fraction
+    predictors = tuple(on_coarse(da, coarse, sources.like, least) for da in sources.predictors)
     sources = replace(sources, predictors=predictors)
     reach = _reach(settings, len(planes.data_vars), len(sources.targets), len(predictors))
     holdout = hold_out(sources.like, grid, settings.validation, scale=settings.scale, halo=reach)
@@ -157,7 +158,8 @@ def _paired(sources: Sources, settings: FitSettings, static: StaticLike | None) 
         check_units(made, true.attrs.get("units"), what="fit", like="the target")
     reach = _reach(settings, 4, len(sources.targets), len(sources.predictors))
     reach = 0 if isinstance(static, (xr.Dataset, xr.DataArray)) else reach
-    pair = paired(sources.coarse, sources.targets, settings.scale, reach=reach)
+    least = settings.data.minimum_valid_fraction
+    pair = paired(sources.coarse, sources.targets, settings.scale, reach=reach, minimum_valid_fraction=least)
     return replace(sources, targets=pair.fine, coarse=pair.coarse, margin=pair.margin)
 
 
@@ -264,7 +266,8 @@ def other_blocks(data: xr.DataArray | xr.Dataset, model: SRModel, settings: FitS
     if location is None or location.rows[0] or location.columns[0]:
         raise GridError(f"validation= lies on {grid.describe()}; expected the training grid {model.grid.describe()}.")
     coarse = grid.coarsen(settings.scale)
-    predictors = tuple(on_coarse(da, coarse, sources.like) for da in sources.predictors)
+    least = settings.data.minimum_valid_fraction
+    predictors = tuple(on_coarse(da, coarse, sources.like, least) for da in sources.predictors)
     return _blocks(replace(sources, predictors=predictors), grid, settings)
 
 

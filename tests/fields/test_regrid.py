@@ -379,12 +379,14 @@ class TestMethod:
         [
             (1.0, 1.0, "conservative"),
             (2.0, 2.0, "conservative"),
-            (0.5, 2.0, "linear"),
-            (2.0, 0.5, "linear"),
-            (0.5, 0.5, "linear"),
+            (0.5, 0.5, "conservative"),
+            (0.4, 2.0, "linear"),
+            (2.0, 0.4, "linear"),
+            (0.4, 0.4, "linear"),
         ],
     )
     def test_by_default_the_coarser_side_decides(self, lat, lon, expected):
+        """Up to twice as coarse is averaged, as fields given to `downscale` are."""
         da = field(np.arange(0.0, 20), np.arange(0.0, 20).astype(np.float32))
         target = grid(np.arange(2.3, 15, lat), np.arange(2.3, 15, lon))
         got = regrid(da, target)
@@ -540,10 +542,12 @@ class TestRefusals:
         metres = xr.DataArray(np.zeros((9, 9)), dims=("y", "x"), coords={"y": np.arange(9.0), "x": np.arange(9.0)})
         inside = grid(np.arange(-2.0, 3), np.arange(-2.0, 3))
         renamed = rotated_field.drop_vars(["lat", "lon"]).rename(rlat="lat", rlon="lon")
-        turned = "'rotated latitude'"
-        for da, told in ((metres, "'other'"), (rotated_field, turned), (renamed, turned)):
+        turned = "rotated latitude x rotated longitude"
+        for da, told in ((metres, "other x other"), (rotated_field, turned), (renamed, turned)):
             assert not covered(grid_of(da), inside)
-            with pytest.raises(GridError, match=f"{told}.*'latitude'.*[Aa]nnotate"):
+            with pytest.raises(
+                GridError, match=f"expected axes that are latitude x longitude, got {told}.*[Aa]nnotate"
+            ):
                 regrid(da, inside)
 
     def test_a_name_that_is_taken(self):

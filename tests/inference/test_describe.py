@@ -96,3 +96,21 @@ def test_the_estimate_of_time_is_the_best_of_three(make_model, monkeypatch):
     cells = min(12, toy.coarse.sizes["lat"]) * min(12, toy.coarse.sizes["lon"])
     expected = 3 * 14 * 18 * 0.25 / cells
     assert rows(toy.coarse.sr.describe(model=toy.model))["time"].startswith(f"about {expected:.2g} s")
+
+
+@pytest.mark.parametrize("orientation", [1, -1])
+@pytest.mark.parametrize("shift", [0.0, 0.7])
+def test_the_range_is_that_of_what_the_network_would_see(make_model, shift, orientation):
+    """Of data that are cropped or regridded too; what lies around the domain does not count."""
+    toy = make_model()
+    coarse = toy.coarse.drop_vars(["elevation", "land_fraction"])
+    wide = coarse.pad(lon=2, constant_values=999.0).isel(lat=slice(None, None, orientation))
+    lon = coarse.lon.values[0] + 2.0 * np.arange(-2, coarse.sizes["lon"] + 2) + shift
+    wide = wide.assign_coords(lon=("lon", lon, coarse.lon.attrs))
+    share = float(rows(wide.sr.describe(model=toy.model))["range"].split(" %")[0])
+    assert share < 20, "two columns beside the domain reach into it when they are shifted"
+    if not shift:
+        assert share == float(rows(coarse.sr.describe(model=toy.model))["range"].split(" %")[0])
+    warm = (wide + 100).assign_attrs(wide.attrs)
+    assert rows(warm.sr.describe(model=toy.model))["range"].startswith("100 % of the cells outside")
+    assert "range" not in rows(wide.chunk(time=1).sr.describe(model=toy.model))

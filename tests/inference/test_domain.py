@@ -187,3 +187,45 @@ def test_another_standard_name_is_another_field(make_model, there):
     renamed.mask.attrs["standard_name"] = "land_binary_mask"
     with pytest.raises(StaticFieldError, match=r"\['land_fraction'\] are needed .*'land_area_fraction'.*'mask'"):
         coarse.sr.downscale(model, static=renamed)
+
+
+# Of an open model that is bound to no place.
+
+
+def in_metres(field: xr.DataArray, spacing: float) -> xr.DataArray:
+    y, x = (("y", spacing * np.arange(field.sizes["lat"])), ("x", spacing * np.arange(field.sizes["lon"])))
+    field = field.drop_vars([*STATIC, "lat", "lon"], errors="ignore").rename(lat="y", lon="x")
+    return field.assign_coords(y=(*y, {"units": "m"}), x=(*x, {"units": "m"}))
+
+
+def test_an_open_model_is_taken_anywhere_but_to_another_resolution(make_model, there):
+    """With a warning that says by how much, in degrees and kilometres."""
+    quick = {"sampling": {"batch_size": 1}, "optimization": {"max_steps": 1}, "validation": None, "progress": False}
+    field = toy_field(time=2, y=16, x=24).drop_vars(STATIC)
+    free = field.sr.fit(2, network={"width": 4, "depth": 1}, data={"domain": "open"}, activate=False, **quick)
+    coarse = there.drop_vars(STATIC).sr.coarsen(2)
+    near = coarse.assign_coords(lat=("lat", coarse.lat.values[0] + np.arange(10.0), coarse.lat.attrs))
+    for given in (coarse, near, in_metres(coarse, 2e5)):
+        given.sr.downscale(free, check_range="ignore")
+    fine = coarse.assign_coords(lat=10 + coarse.lat * 0.1, lon=coarse.lon * 0.1)
+    for name in ("lat", "lon"):
+        fine[name].attrs = coarse[name].attrs
+    told = {
+        r"got 0\.16 x 0\.2, expected 1\.6 x 2, more than twice as fine; .*\.sr\.coarsen\(10\)": fine,
+        r"rows are 1 km apart, expected 177\.9 km, more than twice as fine": in_metres(coarse, 1e3),
+        r"rows are 500 km apart, expected 177\.9 km, more than twice as coarse": in_metres(coarse, 5e5),
+    }
+    for words, given in told.items():
+        with pytest.warns(XSuperResWarning, match=f"knows one resolution: .*{words}"):
+            out = given.sr.downscale(free, check_range="ignore")
+        assert out.shape == (1, 20, 28)
+        assert "twice as" in given.sr.describe(model=free)
+    opened = make_model(domain="open").model
+    with pytest.warns(XSuperResWarning, match="knows one resolution"):
+        fine.sr.downscale(opened, static=bare(_finer(there, fine)), check_range="ignore")
+
+
+def _finer(there: xr.DataArray, coarse: xr.DataArray) -> xr.DataArray:
+    """Return the fields of `there` on the cells of `coarse`, cut in two."""
+    made = coarse.sr.interpolate(2)
+    return there.assign_coords(lat=made.lat, lon=made.lon)

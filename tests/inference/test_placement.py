@@ -208,6 +208,10 @@ def test_one_degree_centred_on_whole_degrees_against_blocks_of_quarter_degrees(l
     assert "lon 360, 38 to 48 by 1, 0 to 359 by 1, periodic) are regridded" in line and "shifted by" in line
     assert (out.lat.values == lat[::-1]).all() and (out.lon.values == lon).all()
     assert np.isfinite(out).all() and out.shape == (2, 24, 40)
+    same = given.assign_coords(lat=("lat", given.lat.values - 0.625, given.lat.attrs), lon=np.arange(0.375, 360))
+    same.lon.attrs = field.lon.attrs
+    out = same.sr.downscale(model, check_range="ignore")
+    assert "are cropped to" in log()[0] and (out.lon.values == lon).all(), "in one turn here too, not 354 to 3.75"
 
 
 def random_field(lat: np.ndarray, lon: np.ndarray, like: xr.DataArray) -> xr.DataArray:
@@ -226,7 +230,9 @@ def test_the_globe_in_any_convention_against_a_domain_across_a_seam(make_model, 
     np.testing.assert_array_equal(out.lat.values, toy.fine.lat.values)
     turned = given.roll(lon=72, roll_coords=True)
     turned = turned.assign_coords(lon=("lon", (turned.lon.values + 180) % 360 - 180, given.lon.attrs))
-    xr.testing.assert_equal(turned.sr.downscale(toy.model), out)
+    other = turned.sr.downscale(toy.model)
+    np.testing.assert_array_equal(other.values, out.values)
+    np.testing.assert_array_equal(other.lon.values, (toy.fine.lon.values + 180) % 360 - 180 if west > 180 else out.lon)
 
 
 def test_rows_on_the_poles_reach_them(log):
@@ -258,9 +264,8 @@ def test_a_part_of_a_globe_across_its_seam(make_model):
     toy = make_model(periodic=True, coarse=(10, 24))
     lon = np.arange(-55.0, 62, 14)
     out = random_field(toy.coarse.lat.values, lon, toy.coarse).sr.downscale(toy.model)
-    unwrapped = (out.lon.values + 180) % 360 - 180
-    assert (np.diff(unwrapped) > 0).all() and unwrapped[0] < -40 and unwrapped[-1] > 40
-    assert set(out.lon.values) <= set(toy.fine.lon.values)
+    assert (np.diff(out.lon) > 0).all() and out.lon[0] < -40 and out.lon[-1] > 40, "as the data are, not from 315"
+    assert set(out.lon.values % 360) <= set(toy.fine.lon.values)
     assert np.isfinite(out).all()
 
 
@@ -274,7 +279,35 @@ def test_a_circle_that_is_shifted_stays_a_circle(make_model, check):
     np.testing.assert_array_equal(out.lon.values, toy.fine.lon.values)
     rolled = given.roll(lon=7, roll_coords=True)
     rolled = rolled.assign_coords(lon=("lon", (rolled.lon.values + 180) % 360 - 180, given.lon.attrs))
-    check.same_numbers(rolled.sr.downscale(toy.model), out, toy.model.scaling.sd)
+    there = rolled.sr.downscale(toy.model)
+    assert there.lon[0] % 360 == out.lon[34], "a circle begins where that of the data does"
+    check.same_numbers(there.roll(lon=34), out, toy.model.scaling.sd)
+
+
+CONVENTIONS = {
+    "0 to 360": lambda lon: np.sort(lon % 360),
+    "-180 to 180": lambda lon: np.sort((lon + 180) % 360 - 180),
+    "wrapped at 360": lambda lon: np.roll(lon % 360, 12),
+    "wrapped at 180": lambda lon: np.roll((lon + 180) % 360 - 180, 3),
+    "from 20": lambda lon: np.sort((lon - 20) % 360 + 20),
+}
+
+
+@pytest.mark.parametrize("part", [slice(None), slice(7, 15)])
+@pytest.mark.parametrize("shift", [0.0, 2.5, -7.5])
+@pytest.mark.parametrize("convention", CONVENTIONS.values(), ids=CONVENTIONS.keys())
+def test_longitudes_stay_in_the_convention_of_the_data(make_model, convention, shift, part):
+    """On other cells as on matching ones: in the same turn, from where the data begin, whatever the model has."""
+    toy = make_model(periodic=True, coarse=(10, 24))
+    lon = convention(toy.coarse.lon.values + shift)
+    given = random_field(toy.coarse.lat.values, lon[part], toy.coarse)
+    out = given.sr.downscale(toy.model, check_range="ignore")
+    assert set(out.lon.values % 360) <= set(toy.fine.lon.values)
+    own, found = given.lon.values, out.lon.values
+    assert own.min() - 11.3 <= found.min() and found.max() <= own.max() + 11.3
+    assert (np.diff(found) < 0).sum() == (np.diff(own) < 0).sum()
+    apart = (found[0] - own[0] + 180) % 360 - 180
+    assert -11.3 <= apart <= 11.3, "begins where the data do"
 
 
 def test_forecasts_keep_what_they_have(make_model):

@@ -43,8 +43,9 @@ class Scoring(Accessor[T]):
         truth : DataArray or Dataset
             On the cells and times of this field, in any orientation, order of dims or longitude convention.
         coarse : DataArray or Dataset, optional
-            What this field was made from. By default the area-weighted coarsening of the truth (perfect prognosis
-            only); for a model of explicit pairs it is brought onto blocks of the truth's cells, as at training.
+            What this field was made from. On a larger area or on other cells than the blocks of this field it is cut or
+            regridded, as `downscale` did; the note says so. By default the area-weighted coarsening of the truth
+            (perfect prognosis only); the note tells where the field itself was made from regridded data.
         model : SRModel or path, optional
             By default the model whose digest this field bears (attribute ``xsuperres_model``), if loaded in this
             process.

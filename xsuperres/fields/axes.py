@@ -15,7 +15,7 @@ import xarray as xr
 
 from xsuperres.errors import GridError
 
-__all__ = ["Axis", "check_divisible", "locate", "locate_groups", "make_axis"]
+__all__ = ["Axis", "check_divisible", "locate", "make_axis"]
 
 Kind = Literal["latitude", "longitude", "other"]
 
@@ -74,6 +74,12 @@ class Axis:
     def flipped(self) -> bool:
         """Whether the stored order is the reverse of the canonical one."""
         return isinstance(self.order, slice) and self.order.step == -1
+
+    @property
+    def west(self) -> float:
+        """Where its turn begins: its west end; of a circle the meridian of 0 or 180, if its first cell is there."""
+        seam = 180.0 * np.floor(self.centres[0] / 180.0)
+        return float(seam if self.periodic and seam >= self.lower[0] else self.lower[0])
 
     def lengths(self) -> np.ndarray:
         """Return what each cell contributes to the cell area: |sin north - sin south|, or its width."""
@@ -299,19 +305,12 @@ def _gaps(axis: Axis, which: str, *, allowed: bool) -> tuple[int, ...]:
     return tuple(int(at) + 1 for at in found)
 
 
-def locate(stored: Axis, wanted: Axis) -> np.ndarray | None:
-    """Return the indices of the cells of `wanted` on `stored`, or None if it is not a stretch of it.
+def locate(stored: Axis, wanted: Axis, scale: int = 1) -> np.ndarray | None:
+    """Return the indices of the stored cells whose groups of `scale` are the cells of `wanted`, or None if none are.
 
-    Centres are compared to 1e-3 of the spacing, longitudes modulo a turn; a stretch may wrap on a periodic
-    axis, and never crosses a gap.
-    """
-    return locate_groups(stored, wanted, 1)
-
-
-def locate_groups(stored: Axis, wanted: Axis, scale: int) -> np.ndarray | None:
-    """Return the indices of the stored cells whose groups of `scale` are the cells of `wanted`, or None.
-
-    The mean of a group's centres is compared, so that uneven spacing and rows cut at a pole are found too.
+    Centres are compared to 1e-3 of the spacing, longitudes modulo a turn; a stretch may wrap on a periodic axis, and
+    never crosses a gap. Of a group the mean of the centres is compared, so that uneven spacing and rows cut at a pole
+    are found too.
     """
     count = wanted.size * scale
     if wanted.kind != stored.kind or count > stored.size:

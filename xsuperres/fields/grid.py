@@ -5,8 +5,8 @@ Labelled arrays in and out; the only module that asks cf-xarray how a grid is to
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -15,13 +15,14 @@ import xarray as xr
 
 from xsuperres.errors import GridError
 from xsuperres.fields.axes import Axis, locate, make_axis
+from xsuperres.fields.frame import Frame, displaced, grid_mapping, length_unit
 from xsuperres.fields.leads import INIT_NAMES
 from xsuperres.fields.sphere import coarsen_lonlat, refine_lonlat
 from xsuperres.fields.times import is_dated
 
 __all__ = ["AxisNames", "Grid", "Location", "check_scale", "find_axes", "grid_of", "in_convention", "native"]
 
-
+_ROUNDING = 1e-3  # of a cell, as in `axes.locate`
 _NAMES = {
     "y": ("lat", "latitude", "y", "rlat", "projection_y_coordinate", "south_north", "nlat", "j", "nj"),
     "x": ("lon", "longitude", "x", "rlon", "projection_x_coordinate", "west_east", "nlon", "i", "ni"),
@@ -60,12 +61,15 @@ class Grid:
         longitude, and whatever else rides along.
     time : str or None
         The time dimension; of a forecast most often that of the initial times.
+    mapping : mapping
+        Name and parameters of the CF grid mapping, as far as they are told.
     """
 
     y: Axis
     x: Axis
     coords: xr.Dataset
     time: str | None = None
+    mapping: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -114,16 +118,35 @@ class Grid:
         lines = {}
         for old, new in ((self.y, y), (self.x, x)):
             variable = self.coords.variables[old.name]
-            values = in_convention(new.centres, old.centres, variable) if old.kind == "longitude" else new.centres
+            values = in_convention(new.centres, old, variable) if old.kind == "longitude" else new.centres
             dtype = variable.dtype if variable.dtype.kind == "f" else np.dtype(float)
             attrs = {key: value for key, value in variable.attrs.items() if key != "bounds"}
             lines[old.name] = (old.dim, values.astype(dtype), attrs)
         return xr.Dataset(coords=lines)
 
-    def locate(self, wanted: Grid) -> Location | None:
-        """Return where `wanted` lies on this grid, or None if it is not (a crop of) it."""
-        rows, columns = locate(self.y, wanted.y), locate(self.x, wanted.x)
-        return None if rows is None or columns is None else Location(rows, columns)
+    def locate(self, wanted: Grid, scale: int = 1) -> Location | None:
+        """Return where the cells of `wanted` are this grid's, or groups of scale x scale of them; None if they are not.
+
+        Grids whose coordinates mean different things, as far as is known, have no cell in common; see `mismatch`.
+        """
+        rows, columns = locate(self.y, wanted.y, scale), locate(self.x, wanted.x, scale)
+        if rows is None or columns is None or self.mismatch(wanted) is not None:
+            return None
+        return Location(rows, columns)
+
+    def mismatch(self, other: Grid) -> str | None:
+        """Return how coordinates of `other` mean something else than these: kind, units, mapping, place; else None."""
+        return self.frame.mismatch(other.frame) or displaced(self, other)
+
+    @cached_property
+    def frame(self) -> Frame:
+        """What is told of the coordinates."""
+        (y, south), (x, west) = ((self.kind(axis), self._unit(axis)) for axis in (self.y, self.x))
+        return Frame((y, x), (south, west), self.mapping)
+
+    def _unit(self, axis: Axis) -> str | None:
+        told = self.coords.variables[axis.name].attrs.get("units") if axis.name in self.coords else None
+        return length_unit(told) if axis.kind == "other" else None
 
     def crop(self, location: Location) -> Grid:
         """Return the grid of some of the rows and columns, coordinates bit for bit."""
@@ -142,29 +165,30 @@ class Grid:
 
     def describe(self) -> str:
         """Return one line a person can read."""
+        south, north, west, east = (c for axis in (self.y, self.x) for c in self.coords[axis.name].values[[0, -1]])
         wrap = ", periodic" if self.x.periodic else ""
         gaps = f", {len(self.x.breaks)} gap(s)" if self.x.breaks else ""
         return (
             f"{self.y.dim} {self.y.size} x {self.x.dim} {self.x.size}, "
-            f"{self.y.centres[0]:g} to {self.y.centres[-1]:g} by {self.y.spacing:.4g}, "
-            f"{self.x.centres[0]:g} to {self.x.centres[-1]:g} by {self.x.spacing:.4g}{wrap}{gaps}"
+            f"{south:g} to {north:g} by {self.y.spacing:.4g}, {west:g} to {east:g} by {self.x.spacing:.4g}{wrap}{gaps}"
         )
 
 
-def in_convention(values: np.ndarray, centres: np.ndarray, given: xr.Variable) -> np.ndarray:
-    """Return unwrapped longitudes in the convention of given ones.
+def in_convention(values: np.ndarray, axis: Axis, given: xr.Variable) -> np.ndarray:
+    """Return longitudes in the convention of given ones.
 
     Parameters
     ----------
     values : ndarray
-        Unwrapped, of the same stretch as `centres`.
-    centres : ndarray
-        The given longitudes, unwrapped.
+        Unwrapped, in the turn of `axis`; those east of it begin anew at its west.
+    axis : Axis
+        That of the given longitudes.
     given : xr.Variable
         As the user wrote them, in canonical order: in one turn that increases, or wrapped at 180 or 360.
     """
     told = np.asarray(given.values, dtype=np.float64)
-    values = values + 360.0 * np.round((told[0] - centres[0]) / 360.0)
+    values = np.where(values > axis.upper[-1] + _ROUNDING * axis.spacing, values - 360.0, values)
+    values = values + 360.0 * np.round((told[0] - axis.centres[0]) / 360.0)
     if not (np.diff(told) < 0).any():
         return values
     ceiling = 180.0 if told.min() < 0 else 360.0
@@ -258,4 +282,4 @@ def grid_of(da: xr.DataArray, *, gaps: bool = False, bounds: xr.Dataset | None =
         if coordinate.dims and set(coordinate.dims) <= {names.y, names.x}
     }
     coords = xr.Dataset(coords=flat).isel({names.y: y.order, names.x: x.order})
-    return Grid(y, x, coords, names.time)
+    return Grid(y, x, coords, names.time, grid_mapping(da))

@@ -79,8 +79,8 @@ def named_like(fine: Grid, coarse: Grid, stored: Grid | None = None) -> Grid:
     coarse : Grid
         The user's.
     stored : Grid, optional
-        The coarse grid that belongs to `fine`. Where the user's longitudes are another turn than these, the fine ones
-        follow the user; else they stay bit for bit.
+        Cells inside the user's that belong to `fine`, or are these. Where the user has their longitudes in another
+        turn, the fine ones follow the user; else, and where that would cut them in two, they stay bit for bit.
     """
     coords = fine.coords if stored is None else _turned(fine, coarse, stored)
     pairs = ((fine.y, coarse.y), (fine.x, coarse.x))
@@ -102,12 +102,19 @@ def _turned(fine: Grid, coarse: Grid, stored: Grid) -> xr.Dataset:
     if axis.kind != "longitude" or axis.name not in coarse.coords:
         return fine.coords
     given, ours = coarse.coords.variables[axis.name], stored.coords.variables[stored.x.name]
-    if np.allclose(ours.values, given.values, rtol=0, atol=1e-3 * axis.spacing):
+    rounding = 1e-3 * axis.spacing
+    lap = -360.0 * np.floor((stored.x.centres[0] - axis.west + rounding) / 360.0)
+    wanted = in_convention(stored.x.centres + lap, axis, given)
+    cut = _wraps(wanted) and not _wraps(given.values)  # at the seam of a globe
+    if cut or np.allclose(ours.values, wanted, rtol=0, atol=rounding):
         return fine.coords
     values = fine.coords.variables[fine.x.name]
-    lap = 360.0 * np.round((axis.centres[0] - fine.x.centres[: fine.x.size // axis.size].mean()) / 360.0)
-    turned = in_convention(fine.x.centres + lap, axis.centres, given).astype(values.dtype)
+    turned = in_convention(fine.x.centres + lap, axis, given).astype(values.dtype)
     return fine.coords.assign_coords({fine.x.name: values.copy(data=turned)})
+
+
+def _wraps(longitudes: np.ndarray) -> bool:
+    return bool((np.diff(longitudes) < 0).any())
 
 
 def with_bounds(da: xr.DataArray, beside: Mapping[Hashable, xr.Variable] | None = None) -> xr.Dataset:

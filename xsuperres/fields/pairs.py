@@ -52,9 +52,12 @@ def ratio(coarse: xr.DataArray, fine: xr.DataArray) -> int:
     Raises
     ------
     GridError
-        If it is not (nearly) one whole number of at least 2 on both axes.
+        If it is not (nearly) one whole number of at least 2 on both axes, or the coordinates mean different things.
     """
     outer, inner = grid_of(coarse), grid_of(fine)
+    mismatch = inner.frame.mismatch(outer.frame)
+    if mismatch is not None:
+        raise GridError(f"The coordinates of the coarse data are not those of the target: {mismatch}.")
     found = [a.spacing / b.spacing for a, b in ((outer.y, inner.y), (outer.x, inner.x))]
     whole = [round(value) for value in found]
     if whole[0] != whole[1] or whole[0] < 2 or any(abs(f - w) > 0.02 * w for f, w in zip(found, whole, strict=True)):
@@ -66,7 +69,14 @@ def ratio(coarse: xr.DataArray, fine: xr.DataArray) -> int:
     return whole[0]
 
 
-def paired(coarse: Sequence[xr.DataArray], fine: Sequence[xr.DataArray], scale: int, *, reach: int = 0) -> Paired:
+def paired(
+    coarse: Sequence[xr.DataArray],
+    fine: Sequence[xr.DataArray],
+    scale: int,
+    *,
+    reach: int = 0,
+    minimum_valid_fraction: float = 0.5,
+) -> Paired:
     """Join coarse and fine fields.
 
     Parameters
@@ -77,6 +87,8 @@ def paired(coarse: Sequence[xr.DataArray], fine: Sequence[xr.DataArray], scale: 
         Fine cells per coarse cell.
     reach : int
         Coarse cells beyond the fine domain that are kept as context, where there are any.
+    minimum_valid_fraction : float
+        Of the area of a block, where coarse data are brought onto blocks.
 
     Raises
     ------
@@ -93,10 +105,9 @@ def paired(coarse: Sequence[xr.DataArray], fine: Sequence[xr.DataArray], scale: 
     margin = _margin(inner, source, scale, reach)
     fine = [_padded(da, inner, margin, scale) for da in fine]
     blocks = grid_of(fine[0]).coarsen(scale)
-    same = source.locate(blocks) is not None
-    if not same:
+    if source.locate(blocks) is None:
         logger.info("Coarse data (%s) are brought conservatively onto %s.", source.describe(), blocks.describe())
-    coarse = [regrid(da, blocks, method=None if same else "conservative") for da in coarse]
+    coarse = [regrid(da, blocks, minimum_valid_fraction=minimum_valid_fraction) for da in coarse]
     for made, true in zip(coarse, fine, strict=True):
         _warn_unless_synchronous(made, true, scale)
     return Paired(tuple(coarse), tuple(fine), margin)
@@ -104,6 +115,8 @@ def paired(coarse: Sequence[xr.DataArray], fine: Sequence[xr.DataArray], scale: 
 
 def covered_part(source: Grid, target: Grid) -> Grid:
     """Return the largest stretch of rows and columns of `target` that `source` covers, across no gap.
+
+    A whole circle begins where that of `source` does.
 
     Raises
     ------
@@ -115,14 +128,15 @@ def covered_part(source: Grid, target: Grid) -> Grid:
         covered = overlap_weights(outer, axis).sum(axis=1) >= 1 - _TOLERANCE
         if not covered.any():
             raise GridError(f"The data ({source.describe()}) do not cover any cell of {target.describe()}.")
-        kept.append(_stretch(covered, axis))
+        kept.append(_stretch(covered, axis, outer.west))
     return target.crop(Location(*kept))
 
 
-def _stretch(covered: np.ndarray, axis: Axis) -> np.ndarray:
+def _stretch(covered: np.ndarray, axis: Axis, west: float) -> np.ndarray:
     """Return the cells of the longest stretch that is covered, across no gap; on a circle across its seam."""
-    if covered.all() and not axis.breaks:
-        return np.arange(axis.size)
+    if covered.all() and axis.periodic:
+        first = np.argmin((axis.centres - west + _TOLERANCE * axis.spacing) % 360.0)
+        return (first + np.arange(axis.size)) % axis.size
     if axis.periodic:
         run = _longest(np.concatenate([covered, covered]))
         return np.arange(run.start, run.stop) % axis.size

@@ -53,14 +53,17 @@ def named_predictors(given: PredictorsLike | None) -> dict[str, xr.DataArray]:
     return found
 
 
-def on_coarse(da: xr.DataArray, coarse: Grid, like: xr.DataArray) -> xr.DataArray:
+def on_coarse(da: xr.DataArray, coarse: Grid, like: xr.DataArray, minimum_valid_fraction: float = 0.5) -> xr.DataArray:
     """Return a predictor on the coarse grid, at the times of `like`; lazy if dask-backed.
 
     Parameters
     ----------
     da : DataArray
-        On any grid that covers the coarse one: the same cells are taken as they are, finer ones averaged
-        conservatively, coarser ones interpolated. Dims other than horizontal ones are those of `like`, or fewer.
+        On any grid that covers the coarse one: the same cells are taken as they are, finer ones and those up to twice
+        as coarse averaged conservatively, as the fields themselves are, coarser ones interpolated. Dims other than
+        horizontal ones are those of `like`, or fewer.
+    minimum_valid_fraction : float
+        Of the area of a coarse cell, where cells are averaged.
 
     Raises
     ------
@@ -85,7 +88,7 @@ def on_coarse(da: xr.DataArray, coarse: Grid, like: xr.DataArray) -> xr.DataArra
         da = da if dim in done else _at(da, dim, like)
     if not joined:
         check_times(da, own.time, like, own.time, what=f"Predictor {da.name!r}")
-    return regrid(da, coarse)
+    return regrid(da, coarse, minimum_valid_fraction=minimum_valid_fraction)
 
 
 def _at(da: xr.DataArray, dim: str, like: xr.DataArray) -> xr.DataArray:

@@ -21,11 +21,12 @@ from xsuperres.fields.checks import check_values, is_lazy
 from xsuperres.fields.grid import Grid, Location, grid_of
 from xsuperres.fields.labels import attach
 
-__all__ = ["covered", "linear_weights", "overlap_weights", "regrid"]
+__all__ = ["NEAR", "covered", "linear_weights", "overlap_weights", "regrid"]
 
 Method = Literal["conservative", "linear"]
 Bands = tuple[np.ndarray, np.ndarray]
 
+NEAR = 2.02  # times as coarse as the target, to rounding: what is averaged still, and not interpolated
 _TOLERANCE = 1e-3  # of a cell, as in `axes.locate`: bounds half-way between float32 centres are no better
 _ROUNDING = 1e-9  # of a cell: what float64 arithmetic leaves between edges that are one
 _SLAB = 2**18  # cells at a time: float64 copies stay in the processor's cache
@@ -139,8 +140,8 @@ def _laps(source: Axis, target: Axis) -> tuple[float, ...]:
 def covered(source: Grid, target: Grid) -> bool:
     """Return whether every cell of `target` lies inside the domain of `source`, so that `regrid` would not extrapolate.
 
-    To a thousandth of the cell, which is what float32 coordinates leave. Grids whose axes are of different kinds
-    (latitudes and rotated latitudes, degrees and metres) do not cover each other.
+    To a thousandth of the cell, which is what float32 coordinates leave. Grids whose coordinates mean different things
+    (latitudes and rotated latitudes, metres and kilometres, two poles) do not cover each other.
 
     Examples
     --------
@@ -154,13 +155,12 @@ def covered(source: Grid, target: Grid) -> bool:
 
 def _objection(source: Grid, target: Grid) -> str | None:
     """Return what keeps a field from being brought to `target`, or None."""
-    for ours, theirs in _pairs(source, target):
-        have, want = source.kind(ours), target.kind(theirs)
-        if have != want:
-            return (
-                f"Axis {ours.dim!r} of the data is of kind {have!r}, axis {theirs.dim!r} of the target grid of kind "
-                f"{want!r}; expected one kind. Annotate the coordinates (standard_name, units), or reproject the data."
-            )
+    mismatch = target.mismatch(source)
+    if mismatch is not None:
+        return (
+            f"The coordinates of the data are not those of the target grid: {mismatch}. Annotate them (standard_name, "
+            "units, grid_mapping), or reproject the data."
+        )
     if _same_cells(source, target) is not None:
         return None
     for ours, theirs in _pairs(source, target):
@@ -206,8 +206,8 @@ def regrid(
         Latitudes and longitudes where `da` has them, else the same rotated pole or projection, in the same units.
     method : {"conservative", "linear"}, optional
         Conservative: the mean over each target cell, weighted by the area that it shares with source cells. Linear:
-        bilinear interpolation at the target's centres. By default conservative where the source is at least as fine
-        as the target along both axes, else linear.
+        bilinear interpolation at the target's centres. By default conservative where the source is up to twice as
+        coarse as the target along both axes, or finer, else linear: a block of a few cells is no field to learn from.
     minimum_valid_fraction : float
         Least valid fraction of a target cell's area (conservative); linear interpolation wants half the weight.
 
@@ -262,8 +262,8 @@ def regrid(
 
 
 def _default_method(source: Grid, target: Grid) -> Method:
-    finer = all(ours.spacing <= theirs.spacing * (1.0 + _TOLERANCE) for ours, theirs in _pairs(source, target))
-    return "conservative" if finer else "linear"
+    near = all(ours.spacing <= theirs.spacing * NEAR for ours, theirs in _pairs(source, target))
+    return "conservative" if near else "linear"
 
 
 def _bare(da: xr.DataArray, source: Grid, target: Grid) -> xr.DataArray:

@@ -13,9 +13,8 @@ import xarray as xr
 
 from xsuperres.config import DataConfig
 from xsuperres.errors import GridError
-from xsuperres.fields.axes import locate_groups
 from xsuperres.fields.checks import check_values, is_lazy
-from xsuperres.fields.grid import Grid, Location, check_scale, grid_of
+from xsuperres.fields.grid import Grid, check_scale, grid_of
 from xsuperres.fields.labels import attach, named_like
 from xsuperres.tiles import AxisPlan, Window, map_tiles
 
@@ -136,19 +135,15 @@ def fine_like(
     """Return the part of the grid of `like` that `coarse` refines to, or raise `error` about `what`."""
     da = like if isinstance(like, xr.DataArray) else _first_plane(like)
     fine = grid_of(da, bounds=like if isinstance(like, xr.Dataset) else None)
-    location = _groups(fine, coarse, scale) or fine.locate(coarse.refine(scale))
+    location = fine.locate(coarse, scale) or fine.locate(coarse.refine(scale))
     if location is None:
+        why = coarse.mismatch(fine)
         raise error(
             f"{what} lies on another grid, or covers only a part: expected cells of "
-            f"{coarse.refine(scale).describe()} (scale={scale}), or more of the same, got {fine.describe()}."
+            f"{coarse.refine(scale).describe()} (scale={scale}), or more of the same, got {fine.describe()}"
+            f"{'' if why is None else ': ' + why}."
         )
     return fine.crop(location)
-
-
-def _groups(fine: Grid, coarse: Grid, scale: int) -> Location | None:
-    """Return where the fine cells of the coarse ones lie on `fine`."""
-    rows, columns = locate_groups(fine.y, coarse.y, scale), locate_groups(fine.x, coarse.x, scale)
-    return None if rows is None or columns is None else Location(rows, columns)
 
 
 def fine_index(index: np.ndarray, scale: int) -> np.ndarray:

@@ -14,7 +14,7 @@ import xarray as xr
 
 Change = Callable[[np.ndarray], np.ndarray]
 
-__all__ = ["coarsen_lonlat", "lonlat_names", "refine_lonlat"]
+__all__ = ["coarsen_lonlat", "lonlat_names", "refine_lonlat", "unit_vectors"]
 
 
 def lonlat_names(coords: xr.Dataset, dims: tuple[str, str]) -> tuple[str, str] | None:
@@ -54,12 +54,17 @@ def _through_vectors(coords: xr.Dataset, dims: tuple[str, str], change: Change) 
 
 def _changed(lon: np.ndarray, lat: np.ndarray, change: Change) -> np.ndarray:
     """Return new longitude and latitude (2, y, x), longitudes in the convention (0..360, -180..180) of the old."""
-    u, v = np.deg2rad(lon.astype(float)), np.deg2rad(lat.astype(float))
-    vectors = change(np.stack([np.cos(v) * np.cos(u), np.cos(v) * np.sin(u), np.sin(v)]))
+    vectors = change(unit_vectors(lon, lat))
     longitude = np.rad2deg(np.arctan2(vectors[1], vectors[0]))
     if lon.max() > 180.0:
         longitude = longitude % 360.0
     return np.stack([longitude, np.rad2deg(np.arctan2(vectors[2], np.hypot(vectors[0], vectors[1])))])
+
+
+def unit_vectors(lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
+    """Return the unit vectors (3, y, x) of places given in degrees."""
+    u, v = np.deg2rad(lon.astype(float)), np.deg2rad(lat.astype(float))
+    return np.stack([np.cos(v) * np.cos(u), np.cos(v) * np.sin(u), np.sin(v)])
 
 
 def _changed_lazily(lon: xr.Variable, lat: xr.Variable, change: Change) -> Any:

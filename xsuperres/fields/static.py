@@ -204,9 +204,10 @@ def _on_grid(name: str, field: xr.DataArray, grid: Grid) -> xr.DataArray:
     own = grid_of(field)
     location = own.locate(grid)
     if location is None:
+        why = grid.mismatch(own)
         raise StaticFieldError(
             f"Static field {name!r} lies on another grid: expected {grid.describe()}, or more of the same cells, "
-            f"got {own.describe()}."
+            f"got {own.describe()}{'' if why is None else ': ' + why}."
         )
     cut = own.canonical(field).isel({own.y.dim: location.rows, own.x.dim: location.columns})
     return cut.drop_vars(list(cut.coords)).rename({own.y.dim: grid.y.dim, own.x.dim: grid.x.dim})

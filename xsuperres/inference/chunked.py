@@ -63,7 +63,7 @@ def downscale(
         check_variable(da, target.coarse.name, target.coarse.standard_name)
     check_together(fields)
     fields = [_as_target(da, target) for da, target in zip(fields, model.targets, strict=True)]
-    fields = brought(fields, model, static=static is not None)
+    fields, mark = brought(fields, model, static=static is not None)
     first = fields[0]
     coarse = grid_of(first)
     bound, location = bind(model, first, coarse, static)
@@ -96,10 +96,11 @@ def downscale(
     fine_location = Location(*(fine_index(i, model.scale) for i in (location.rows, location.columns)))
     fine_location, cut = _inside(bound, fine_location)
     fine = named_like(bound.grid.crop(fine_location), coarse, bound.coarse_grid.crop(location))
-    return [
+    results = [
         _labelled(layout.like(da), _cropped(part, cut), layout.dims, coarse, fine, bound, fine_location)
         for da, part in zip(fields, layout.parts(data), strict=True)
     ]
+    return [da.assign_attrs(mark) for da in results]
 
 
 def _as_target(da: xr.DataArray, target: Target) -> xr.DataArray:
@@ -154,7 +155,7 @@ def _predictors(given: PredictorsLike | None, model: SRModel, coarse: Grid, like
         )
     for predictor, name in zip(model.predictors, names, strict=True):
         check_units(found[name], predictor.variable.units, what=f"predictor {name!r}")
-    return [on_coarse(found[name], coarse, like) for name in names]
+    return [on_coarse(found[name], coarse, like, model.data.minimum_valid_fraction) for name in names]
 
 
 def _check_settings(model: SRModel, members: int | None, seed: int, batch_size: int | None, mask: Mask) -> None:

@@ -19,9 +19,9 @@ from xsuperres.fields.grid import Grid, check_scale, grid_of
 from xsuperres.fields.static import riding_statics
 from xsuperres.fields.times import CALENDAR_FEATURES
 from xsuperres.inference.apply import apply
-from xsuperres.inference.domain import everywhere, misfit
+from xsuperres.inference.domain import everywhere, misfit, resolution
 from xsuperres.inference.frames import Frames
-from xsuperres.inference.placement import placement
+from xsuperres.inference.placement import Placement, placement
 from xsuperres.inference.prepared import bytes_per_cell, prepare
 from xsuperres.inference.tally import tallied
 from xsuperres.model.artefact import SRModel
@@ -54,9 +54,7 @@ def describe(fields: Sequence[xr.DataArray], scale: int | None, model: SRModel |
     fits = model is not None and model.coarse_grid.locate(grid) is not None
     if model is not None and moved is not None:
         refused = moved.target is None and model.fixed_domain
-        rows += (
-            [_named(model), ("domain", moved.note)] if refused else _with_model(fields, grid, used, model, moved.note)
-        )
+        rows += [_named(model), ("domain", moved.note)] if refused else _with_model(fields, grid, used, model, moved)
     if factor is not None and not fits:
         rows.append(("as training data", _as_training(grid, factor)))
     if model is None:
@@ -93,10 +91,17 @@ def _named(model: SRModel) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class _Moved:
-    """Where data go without static fields (None: nowhere), and what is said of it."""
+    """Where data go without static fields (None: nowhere), how they get there, and what is said of it."""
 
     target: Grid | None
     note: str
+    way: Placement | None = None
+
+    def of(self, fields: Sequence[xr.DataArray], model: SRModel) -> Sequence[xr.DataArray]:
+        """Return the fields there."""
+        if self.way is None:
+            return fields
+        return [self.way.moved(da, model.data.minimum_valid_fraction) for da in fields]
 
 
 def _moved(model: SRModel, grid: Grid) -> _Moved:
@@ -110,12 +115,12 @@ def _moved(model: SRModel, grid: Grid) -> _Moved:
         told = f"not on (a crop of) the model's coarse grid: {misfit(model, grid)}"
         return _Moved(None, f"elsewhere ({misfit(model, grid)}): {given}" if given else told)
     if found is None:
-        return _Moved(grid, f"elsewhere ({misfit(model, grid)})")
-    return _Moved(found.target, found.note + (f" For all of the data {given}." if given else ""))
+        return _Moved(grid, f"elsewhere ({resolution(model, grid) or misfit(model, grid)})")
+    return _Moved(found.target, found.note + (f" For all of the data {given}." if given else ""), found)
 
 
 def _with_model(
-    fields: Sequence[xr.DataArray], grid: Grid, used: Grid, model: SRModel, where: str
+    fields: Sequence[xr.DataArray], grid: Grid, used: Grid, model: SRModel, moved: _Moved
 ) -> list[tuple[str, str]]:
     """Return what there is to say of a model that can be applied here, with static fields where it needs them."""
     names = ", ".join(model.static_scaling.names)
@@ -125,18 +130,22 @@ def _with_model(
     return [
         _named(model),
         ("static fields", names or "none"),
-        ("domain", where),
-        *(_range(fields, grid, model) if used is grid else ()),
+        ("domain", moved.note),
+        *_range(fields, model, moved),
         ("halo", "the whole domain" if model.halo is None else f"{model.halo} coarse cells"),
         ("memory", f"about {_bytes(cells * bytes_per_cell(model))} of activations per field"),
         ("time", f"about {seconds:.2g} s on one device like this CPU"),
     ]
 
 
-def _range(fields: Sequence[xr.DataArray], grid: Grid, model: SRModel) -> list[tuple[str, str]]:
-    """Return how much of the model's variables lies outside the range of its training, if they are in memory."""
+def _range(fields: Sequence[xr.DataArray], model: SRModel, moved: _Moved) -> list[tuple[str, str]]:
+    """Return how much of the model's variables, where they go, lies outside its training's range, if in memory."""
+    if not all(isinstance(da.variable._data, np.ndarray) for da in fields):
+        return []
+    fields = moved.of(fields, model)
+    grid = grid_of(fields[0])
     named = {da.name: da for da in fields} if len(model.targets) > 1 else {model.targets[0].coarse.name: fields[0]}
-    if not all(isinstance(named[n].variable._data, np.ndarray) if n in named else False for n in model.input_names):
+    if not set(model.input_names) <= set(named):
         return []
     location = model.coarse_grid.locate(grid)
     told = []

@@ -13,16 +13,16 @@ import xarray as xr
 from xsuperres.errors import GridError, StaticFieldError, XSuperResWarning
 from xsuperres.fields.axes import Axis
 from xsuperres.fields.grid import Grid, Location
-from xsuperres.fields.regrid import overlap_weights
+from xsuperres.fields.regrid import NEAR, overlap_weights
 from xsuperres.fields.resample import fine_index, fine_like
 from xsuperres.fields.static import StaticLike, find_static, given_fields
 from xsuperres.model.artefact import SRModel
 
-__all__ = ["bind", "difference", "elsewhere", "everywhere", "misfit", "obstacle"]
+__all__ = ["bind", "difference", "elsewhere", "everywhere", "misfit", "obstacle", "resolution"]
 
 _ALIKE = 1e-2  # of the spacing: cells of one size
 _SHIFTED = 1e-3  # of the spacing: cells at one place
-_NEAR = 2.0  # times finer or coarser than the model's cells: what may be regridded
+_DEGREE = 111.2  # km
 
 
 def bind(model: SRModel, da: xr.DataArray, coarse: Grid, static: StaticLike | None) -> tuple[SRModel, Location]:
@@ -92,18 +92,35 @@ def elsewhere(model: SRModel, coarse: Grid) -> Exception:
 def obstacle(model: SRModel, given: Grid) -> str | None:
     """Return what keeps data, which are not on the model's coarse grid, from being brought onto it; None if nothing."""
     ours, fine = model.coarse_grid, model.grid
-    kinds = [" x ".join(grid.kind(axis) for axis in (grid.y, grid.x)) for grid in (ours, given)]
-    if kinds[0] != kinds[1]:
-        return f"expected axes that are {kinds[0]}, got {kinds[1]}"
+    mismatch = ours.mismatch(given)
+    if mismatch is not None:
+        return mismatch
     if _one_size(_pairs(fine, given)):
         return f"this looks like the model's fine grid; coarsen it first: .sr.coarsen({model.scale})"
-    ratios = [other.spacing / axis.spacing for axis, other in _pairs(ours, given)]
-    if max(ratios) > _NEAR * (1 + _ALIKE):
-        return f"{difference(model, given)}, more than twice as coarse; train a model on data like these"
-    if min(ratios) * _NEAR < 1 - _ALIKE:
+    return resolution(model, given) or _outside(model, given) or _across(model, given)
+
+
+def resolution(model: SRModel, given: Grid) -> str | None:
+    """Return how cells are more than twice as fine or as coarse as the model's; None if they are not, or not known."""
+    ours = model.coarse_grid
+    if ours.frame.mismatch(given.frame) is None:
+        ratios = [other.spacing / axis.spacing for axis, other in _pairs(ours, given)]
+        told = difference(model, given)
+    else:
+        expected, got = _kilometres(ours), _kilometres(given)
+        ratios, told = [got / expected], f"rows are {got:.4g} km apart, expected {expected:.4g} km"
+    if max(ratios) > NEAR:
+        return f"{told}, more than twice as coarse; train a model on data like these"
+    if min(ratios) * NEAR < 1:
         scale = max(2, round(1 / max(ratios)))
-        return f"{difference(model, given)}, more than twice as fine; coarsen the data first, .sr.coarsen({scale})"
-    return _outside(model, given) or _across(model, given)
+        return f"{told}, more than twice as fine; coarsen the data first, .sr.coarsen({scale})"
+    return None
+
+
+def _kilometres(grid: Grid) -> float:
+    """Return the distance of rows; NaN, which is near to everything, if it is not known."""
+    units = {"m": 1e-3, "km": 1.0}
+    return grid.y.spacing * (_DEGREE if grid.y.kind == "latitude" else units.get(str(grid.frame.units[0]), np.nan))
 
 
 def _outside(model: SRModel, given: Grid) -> str | None:

@@ -6,18 +6,20 @@ Labelled arrays in and out, lazy; one line of log says what was done.
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import xarray as xr
 
+from xsuperres.errors import XSuperResWarning
 from xsuperres.fields.axes import Axis
 from xsuperres.fields.grid import Grid, Location, grid_of
 from xsuperres.fields.labels import named_like
 from xsuperres.fields.pairs import covered_part
 from xsuperres.fields.regrid import regrid
-from xsuperres.inference.domain import difference, elsewhere, obstacle
+from xsuperres.inference.domain import difference, elsewhere, obstacle, resolution
 from xsuperres.model.artefact import SRModel
 
 __all__ = ["Placement", "brought", "placement"]
@@ -31,17 +33,30 @@ class Placement:
 
     Parameters
     ----------
+    given : Grid
+        That of the data.
     target : Grid
-        Those of the model's coarse cells that the data cover.
+        Those of the model's coarse cells that the data cover, with the names of the data and in their turn.
     crop : Location or None
         Where they lie on the grid of the data, if they are cells of it; None: the data are regridded.
     note : str
         One line that says so.
     """
 
+    given: Grid
     target: Grid
     crop: Location | None
     note: str
+
+    def moved(self, da: xr.DataArray, minimum_valid_fraction: float) -> xr.DataArray:
+        """Return a field on the target's cells, in its own orientation; lazy."""
+        y, x = self.given.y, self.given.x
+        turned = {axis.dim: slice(None, None, -1) for axis in (y, x) if axis.flipped}
+        if self.crop is None:
+            return regrid(da, self.target, minimum_valid_fraction=minimum_valid_fraction).isel(turned)
+        cells = {axis.dim: _stored(axis, index) for axis, index in ((y, self.crop.rows), (x, self.crop.columns))}
+        line = self.target.coords[[x.name]].isel({x.dim: turned.get(x.dim, slice(None))})  # in one turn
+        return da.isel(cells).assign_coords(line.coords)
 
 
 def placement(model: SRModel, given: Grid, *, static: bool = False) -> Placement | None:
@@ -66,30 +81,44 @@ def placement(model: SRModel, given: Grid, *, static: bool = False) -> Placement
             return None
         raise elsewhere(model, given)
     target = covered_part(given, ours)
+    target = named_like(target, given, target)
     crop = given.locate(target)
     if crop is not None:
-        return Placement(target, crop, f"Coarse data ({given.describe()}) are cropped to {target.describe()}.")
+        return Placement(given, target, crop, f"Coarse data ({given.describe()}) are cropped to {target.describe()}.")
     told = "" if model.paired else "; the model was trained on means over these cells, which regridded fields smooth"
     note = (
         f"Coarse data ({given.describe()}) are regridded conservatively onto the model's cells ({target.describe()}): "
         f"{difference(model, given)}{told}."
     )
-    return Placement(target, None, note)
+    return Placement(given, target, None, note)
 
 
-def brought(fields: Sequence[xr.DataArray], model: SRModel, *, static: bool) -> Sequence[xr.DataArray]:
-    """Return fields on (a crop of) the model's coarse cells where they come on others; see `placement`."""
+def brought(
+    fields: Sequence[xr.DataArray], model: SRModel, *, static: bool
+) -> tuple[Sequence[xr.DataArray], dict[str, str]]:
+    """Return fields on (a crop of) the model's coarse cells where they come on others, and the result's mark of it.
+
+    See `placement`; the mark is an attribute that tells `score` that the network saw regridded data.
+    """
     given = grid_of(fields[0])
     found = placement(model, given, static=static)
     if found is None:
-        return fields
+        _warn_of_resolution(model, given)
+        return fields, {}
     logger.info(found.note)
-    if found.crop is not None:
-        pairs = ((given.y, found.crop.rows), (given.x, found.crop.columns))
-        return [da.isel({axis.dim: _stored(axis, index) for axis, index in pairs}) for da in fields]
-    target = named_like(found.target, given)
-    turned = {axis.dim: slice(None, None, -1) for axis in (given.y, given.x) if axis.flipped}
-    return [regrid(da, target, method="conservative").isel(turned) for da in fields]
+    mark = {"xsuperres_regridded": given.describe()} if found.crop is None else {}
+    return [found.moved(da, model.data.minimum_valid_fraction) for da in fields], mark
+
+
+def _warn_of_resolution(model: SRModel, given: Grid) -> None:
+    """Warn where an open model is taken to cells of another size than it knows."""
+    told = resolution(model, given)
+    if told is not None:
+        warnings.warn(
+            f"The model is open, but knows one resolution: {told}. Its detail is that of its own scale.",
+            XSuperResWarning,
+            stacklevel=5,
+        )
 
 
 def _stored(axis: Axis, index: np.ndarray) -> slice | np.ndarray:

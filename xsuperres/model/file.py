@@ -197,6 +197,7 @@ def _parts(model: SRModel) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         "coords": coords_header,
         "static": static_header,
     }
+    header |= {"grid_mapping": plain(dict(model.grid.mapping))} if model.grid.mapping else {}
     return tensors | coords | static, json.loads(json.dumps(header))
 
 
@@ -285,7 +286,7 @@ def _model(tensors: dict[str, torch.Tensor], header: dict[str, Any]) -> SRModel:
         discriminator=_discriminator(tensors, header),
         static_scaling=_tuples(StaticScaling, header["static_scaling"]),
         data=DataConfig(**header["data"]),
-        grid=grid_of(plane, gaps=True),
+        grid=replace(grid_of(plane, gaps=True), mapping=header.get("grid_mapping", {})),
         static=dataset_from_tensors(tensors, header["static"], "static."),
         training=_tuples(TrainingRecord, header["training"]),
         fine_mask=tensors["fine_mask"].numpy() if "fine_mask" in tensors else None,

@@ -19,6 +19,7 @@ from xsuperres.fields.steps import at_valid_times, check_times, is_series, off_l
 from xsuperres.fields.times import is_dated
 
 __all__ = [
+    "are_blocks",
     "at_times_of",
     "bare",
     "check_same_times",
@@ -63,9 +64,11 @@ def on_grid(da: xr.DataArray, grid: Grid, *, what: str) -> xr.DataArray:
     own = grid_of(da)
     location = own.locate(grid) if own.shape == grid.shape else None
     if location is None:
+        why = grid.mismatch(own)
         raise GridError(
-            f"{what} lies on other cells: expected {grid.describe()}, got {own.describe()}. Cut both to the same "
-            "domain first (.sel or .isel); nothing is joined or interpolated silently."
+            f"{what} lies on other cells: expected {grid.describe()}, got {own.describe()}"
+            f"{'' if why is None else ': ' + why}. Cut both to the same domain first (.sel or .isel); nothing is "
+            "joined or interpolated silently."
         )
     placed = bare(da, own).isel({own.y.dim: location.rows, own.x.dim: location.columns})
     names = {a: b for a, b in zip(own.dims, grid.dims, strict=True) if a != b}
@@ -178,12 +181,20 @@ def scale_between(fine: Grid, coarse: Grid) -> int:
             f"coarse does not cover the domain of the scored field cell by cell: expected {fine.shape} to be the same "
             f"multiple, at least 2, of the coarse sizes along both axes, got {coarse.shape}; cut both to one domain."
         )
-    if fine.coarsen(scale).locate(coarse) is None and not _starts_whole(fine.locate(coarse.refine(scale)), scale):
+    if not are_blocks(fine, coarse, scale):
         raise GridError(
             f"coarse lies on other cells: expected groups of {scale} x {scale} cells of {fine.describe()}, got "
             f"{coarse.describe()}. Cut both to the same domain first (on a full circle: start at the same cell)."
         )
     return scale
+
+
+def are_blocks(fine: Grid, coarse: Grid, scale: int) -> bool:
+    """Return whether the coarse cells are the groups of scale x scale cells of `fine`, all of them."""
+    if (coarse.y.size * scale, coarse.x.size * scale) != fine.shape:
+        return False
+    whole = fine.coarsen(scale).locate(coarse) is not None
+    return whole or _starts_whole(fine.locate(coarse.refine(scale)), scale)
 
 
 def _starts_whole(location: Location | None, scale: int) -> bool:

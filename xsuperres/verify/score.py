@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from xsuperres.errors import ConfigError, GridError, XSuperResWarning, unknown_name
+from xsuperres.errors import ConfigError, XSuperResWarning, unknown_name
 from xsuperres.fields.checks import check_units, check_values
 from xsuperres.fields.grid import Grid, check_scale, grid_of
-from xsuperres.fields.regrid import regrid
+from xsuperres.fields.pairs import ratio
 from xsuperres.fields.resample import coarsen
 from xsuperres.model.artefact import SRModel
 from xsuperres.model.table import known_model
@@ -28,17 +28,20 @@ from xsuperres.verify.alignment import (
     check_same_times,
     loaded_coords,
     on_grid,
-    scale_between,
     times_of,
     with_dims_of,
 )
 from xsuperres.verify.baselines import Ground, evaluated, model_location
+from xsuperres.verify.blocks import on_blocks
 from xsuperres.verify.metrics import METRICS, Pair
 from xsuperres.verify.regions import region_weights, surface_of
 
 __all__ = ["score", "training_overlap"]
 
 Names = str | Iterable[str] | None
+
+_MARK = "xsuperres_regridded"  # attribute of results that were made from data on other cells than the model's
+_TRUTH_INSTEAD = "baselines are of the coarsened truth, the field is of regridded data: pass coarse= for theirs"
 
 
 def score(
@@ -170,33 +173,17 @@ def _ground(case: _Case, coarse: xr.DataArray | None, why_no_model: str) -> tupl
             )
         kept = {"minimum_valid_fraction": case.model.data.minimum_valid_fraction} if case.model else {}
         coarse = coarsen(case.truth_here(), scale, **kept)
+        notes = [_TRUTH_INSTEAD] if _MARK in case.fine.attrs else []
     else:
         coarse = with_dims_of(loaded_coords(coarse), case.grid)
         check_same_times(case.fine, coarse, case.grid, what="coarse")
         check_units(coarse, case.fine.attrs.get("units"), what="coarse", like="the scored field")
-        coarse = _brought(coarse, case)
-    found = scale_between(case.grid, grid_of(coarse))
-    if scale not in (None, found):
-        raise GridError(
-            f"coarse: expected cells of {scale} x {scale} fine ones, as the scored field was made, got "
-            f"{found} x {found}."
-        )
-    location = model_location(case.model, case.grid, found) if case.model else None
-    surface, notes = surface_of([case.fine, case.truth], case.grid, case.model, location)
-    ground = Ground(coarse, case.fine, case.grid, found, surface, case.model, why_no_model)
-    return ground, notes
-
-
-def _brought(coarse: xr.DataArray, case: _Case) -> xr.DataArray:
-    """Return coarse data of a model of explicit pairs on the blocks of the scored cells, as at its training."""
-    model, grid = case.model, case.grid
-    if model is None or not model.paired:
-        return coarse
-    if model.grid.locate(grid) is not None and model_location(model, grid, model.scale) is None:
-        return coarse  # a crop that is no blocks of the model's
-    blocks = grid.coarsen(model.scale)
-    same = grid_of(coarse).locate(blocks) is not None
-    return regrid(coarse, blocks, method=None if same else "conservative")
+        scale = ratio(coarse, case.fine) if scale is None else scale
+        coarse, notes = on_blocks(coarse, case.grid, scale, case.model, regridded=_MARK in case.fine.attrs)
+    location = model_location(case.model, case.grid, scale) if case.model else None
+    surface, unusable = surface_of([case.fine, case.truth], case.grid, case.model, location)
+    ground = Ground(coarse, case.fine, case.grid, scale, surface, case.model, why_no_model)
+    return ground, [*notes, *unusable]
 
 
 def _known_scale(case: _Case) -> int | None:
