@@ -139,13 +139,13 @@ def length_unit(told: Any) -> str | None:
 def displaced(ours: Grid, theirs: Grid) -> str | None:
     """Return where 2-D latitudes and longitudes put cells of `theirs` elsewhere than `ours` does, or None.
 
-    Corners and centre of what both have in common are compared, to a tenth of a cell. At most a few cells are read, and
-    nothing of lazy coordinates where the grid mapping is told on both sides.
+    Corners and centre of what both have in common are compared, to a tenth of a cell; lazy coordinates are not, for
+    nothing lazy is computed before it is asked for.
     """
     names = [lonlat_names(grid.coords, grid.dims) for grid in (ours, theirs)]
     if None in names or min(*ours.shape, *theirs.shape) < 2:
         return None
-    if ours.frame.common(theirs.frame) and (_is_lazy(ours) or _is_lazy(theirs)):
+    if _is_lazy(ours) or _is_lazy(theirs):
         return None
     rows, columns = _common(ours.y, theirs.y), _common(ours.x, theirs.x)
     if not len(rows[0]) or not len(columns[0]):
