@@ -6,8 +6,7 @@ Heavy modules are imported when the method needs them.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import xarray as xr
@@ -20,6 +19,8 @@ if TYPE_CHECKING:
     from xsuperres.model.artefact import SRModel
 
 __all__ = ["Archiving"]
+
+_UNNAMED = "field"  # what a DataArray without a name is stored as
 
 
 class Archiving(Refining[T], Resampling[T], Accessor[T]):
@@ -103,32 +104,56 @@ class Archiving(Refining[T], Resampling[T], Accessor[T]):
         >>> fine.shape, fine.chunks is not None
         ((6, 16, 24), True)
         """
-        from xsuperres.fields.checks import check_values, is_lazy
+        from xsuperres.fields.checks import check_values
         from xsuperres.fields.predictors import named_predictors
-        from xsuperres.inference.chunked import check_missing, downscale
+        from xsuperres.fields.stack import check_together
+        from xsuperres.inference.chunked import check_in_memory, downscale
         from xsuperres.inference.devices import Execution
         from xsuperres.inference.identity import encoding_text, identify
+        from xsuperres.inference.place import place_of
+        from xsuperres.inference.placement import brought
         from xsuperres.inference.regions import in_blocks
-        from xsuperres.inference.store import open_archive, place_of, region_budget, write_archive
+        from xsuperres.inference.store import open_archive, region_budget, write_archive
 
         place, budget = place_of(store, storage_options), region_budget(memory_budget)
         chosen, execution = self._model(model, scale), Execution(device=device, precision=precision, compile=compile)
         fields = self._fields(chosen.input_names)
         for da in fields:
             check_values(da)
-        if not any(is_lazy(da) for da in fields):  # what is refused while it is in memory
-            execution.chosen()
-            check_missing(fields, replace(chosen, predictors=()))
-        options: dict[str, Any] = {"static": static, "predictors": predictors, "members": members, "seed": seed}
-        options |= {"batch_size": batch_size, "execution": execution, "mask": mask, "check_range": check_range}
-        results = downscale(in_blocks(fields, chosen, budget=budget), chosen, **options)
-        kept = self._returned(results)
-        fine = type(self)(kept).with_bounds()
-        fine = fine.assign_attrs({**(kept.attrs if isinstance(kept, xr.Dataset) else {}), **fine.attrs})
+        check_together(fields)
+        coarse = brought(fields, chosen, static=static is not None)
+        common: dict[str, Any] = {"static": static, "predictors": predictors, "execution": execution}
+        looked_at = check_in_memory(coarse, chosen, check_range=check_range, **common)
+        options: dict[str, Any] = {"members": members, "seed": seed, "batch_size": batch_size, "mask": mask}
+        options |= common | {"check_range": "ignore" if looked_at else check_range}
+        results = downscale(in_blocks(coarse, chosen, budget=budget), chosen, **options)
+        fine = self._with_all(results)
         settings = {"scale": chosen.scale, "mask": mask, "precision": precision, "encoding": encoding_text(encoding)}
         settings |= {} if members is None else {"members": int(members), "seed": int(seed)}
-        run = identify(fine, fields, named_predictors(predictors).values(), settings)
+        given = named_predictors(predictors)
+        shown = [given[str(predictor.variable.name)] for predictor in chosen.predictors]
+        run = identify(fine, fields, shown, settings)
         how: dict[str, Any] = {"resume": resume, "encoding": encoding, "budget": budget, "progress": progress}
         write_archive(place, fine, run, **how)
-        opened = open_archive(place)
-        return self._returned([opened[da.name or "field"].rename(da.name) for da in results])
+        return self._returned([open_archive(place, da.name or _UNNAMED, da) for da in results])
+
+    def _with_all(self, results: Sequence[xr.DataArray]) -> xr.Dataset:
+        """Return what an archive holds: the lazy results, the bounds of cells, and what else goes with them."""
+        from xsuperres.errors import DataError
+        from xsuperres.fields.checks import is_lazy
+        from xsuperres.inference.template import loaded
+
+        for da in results:
+            if da.name is None and _UNNAMED in da.coords:
+                raise DataError(
+                    f"Data without a name are stored as {_UNNAMED!r}, but a coordinate has that name; give them one: "
+                    "da.rename('tas')."
+                )
+        kept = self._returned(results)
+        fine = type(self)(kept).with_bounds()
+        names = [da.name or _UNNAMED for da in results]
+        taken = [name for name in names if not is_lazy(fine[name])]
+        if taken:
+            raise DataError(f"The archive stores cell bounds under the names {taken}; rename these fields.")
+        attrs = kept.attrs if isinstance(kept, xr.Dataset) else {}
+        return loaded(fine.assign_attrs({**attrs, **fine.attrs}), names)
