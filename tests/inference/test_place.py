@@ -127,7 +127,7 @@ class Disk:
         monkeypatch.setattr(os, "fsync", self.sync)
 
     def sync(self, descriptor):
-        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
         self.kept[path] = frozenset(p.name for p in path.iterdir()) if path.is_dir() else path.read_bytes()
 
     def lost(self, folder):

@@ -1,7 +1,7 @@
 """What tells one run of `downscale_to_zarr` from another: its model, its inputs, its settings.
 
-Labelled arrays in, JSON out. It depends on neither the process, nor the chunks, nor dask's names, nor the version of this
-package; of each input eight fields are read.
+Labelled arrays in, JSON out. It depends on neither the process, nor the chunks, nor dask's names, nor the version of
+this package; of each input eight fields are read.
 """
 
 from __future__ import annotations

@@ -312,8 +312,8 @@ def _outlive(journal: Journal) -> None:
         found = _attributes(journal.store, _GROUP)
         if found is None or found["owner"] != owner:
             raise StoreError(
-                f"The archive is being written by {_told(owner)}, which was heard of just now. Wait for it to end, then "
-                "call again."
+                f"The archive is being written by {_told(owner)}, which was heard of just now. Wait for it to end, "
+                "then call again."
             )
 
 

@@ -130,15 +130,13 @@ def flush(folder: Path, keys: Iterable[str] | None = None) -> None:
     files = [folder / key for key in keys] if keys is not None else [p for p in folder.rglob("*") if p.is_file()]
     folders = {above for path in files for above in path.parents if above == folder or folder in above.parents}
     with ThreadPoolExecutor(8) as pool:  # the disk takes several at once
-        list(pool.map(_flush, files))
-    for path in (*folders, folder.parent):
-        with contextlib.suppress(OSError):  # not every system can
-            _flush(path)
+        list(pool.map(_flush, [*files, *folders, folder.parent]))
 
 
 def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
-    try:
+    with contextlib.ExitStack() as stack:
+        if path.is_dir():
+            stack.enter_context(contextlib.suppress(OSError))  # not every system can
+        descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+        stack.callback(os.close, descriptor)
         os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,8 +1,8 @@
 """Archives: a lazy Dataset written to Zarr region by region, so that a killed process can be gone on with.
 
 Labelled arrays in; metadata and coordinates are written first, then regions of whole blocks in a fixed order. A region
-counts as done when all of it is there, else it is written again, whole. `place` says where that is, `identity` what tells
-runs apart, `journal` keeps what is done, `regions` cuts, `template` writes what comes before the fields.
+counts as done when all of it is there, else it is written again, whole. `place` says where that is, `identity` what
+tells runs apart, `journal` keeps what is done, `regions` cuts, `template` writes what comes before the fields.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from xsuperres.errors import StoreError
 from xsuperres.inference.identity import difference
-from xsuperres.inference.journal import IDENTITY, RECORD, Journal, is_blank, locked, owned, stored_identity, sweep
+from xsuperres.inference.journal import RECORD, Journal, is_blank, locked, owned, stored_identity, sweep
 from xsuperres.inference.place import Place, chunk_keys, confirm, flush
 from xsuperres.inference.regions import region_from, with_blocks
 from xsuperres.inference.template import Encoding, check_template, fields_of, write_template
@@ -75,8 +75,8 @@ def write_archive(
     Parameters
     ----------
     fine : Dataset
-        Its dask-backed variables are written by region, in blocks of their chunks, by the scheduler in force; the others
-        are in memory.
+        Its dask-backed variables are written by region, in blocks of their chunks, by the scheduler in force; the
+        others are in memory.
     identity : mapping
         What identifies the run, see `identity.identify`.
     resume : bool
@@ -98,10 +98,12 @@ def write_archive(
     """
     encoding = dict(encoding or {})
     blocks = check_template(fine, encoding, budget)
+    _check_kind(place)
     if _is_finished(place, identity, resume):
         logger.info("The archive %r is finished; it is opened as it is.", place.name)
         return
-    _check_can_write(place)
+    if place.store.read_only:
+        raise StoreError(f"{place.name!r} is opened read-only; pass a store that can be written to, or its path.")
     with locked(place.folder) as held:
         journal = _journal(place, identity, blocks, resume)
         if journal is not None:
@@ -116,13 +118,11 @@ def write_archive(
             flush(place.folder, ["zarr.json"])
 
 
-def _check_can_write(place: Place) -> None:
-    if place.store.read_only:
-        raise StoreError(f"{place.name!r} is opened read-only; pass a store that can be written to, or its path.")
-    if not place.store.supports_deletes:
+def _check_kind(place: Place) -> None:
+    if not place.store.read_only and not place.store.supports_deletes:
         raise StoreError(
-            f"{place.name!r} is a {type(place.store).__name__}, in which nothing can be replaced, as the record of what "
-            "is done must be; write to a folder or a bucket, and pack that when it is finished."
+            f"{place.name!r} is a {type(place.store).__name__}, in which nothing can be replaced, as the record of "
+            "what is done must be; write to a folder or a bucket, and pack that when it is finished."
         )
 
 
@@ -157,13 +157,13 @@ def _is_finished(place: Place, identity: Mapping[str, Any], resume: bool) -> boo
 def _check_whole(place: Place, root: Any, identity: Mapping[str, Any]) -> None:
     """Refuse a part of an archive: xarray copies the mark of a whole one with the other attributes."""
     for name, labels in identity["fields"].items():
-        array = root[name] if name in root else None
+        array = root.get(name)
         found = {} if array is None else dict(zip(array.metadata.dimension_names, array.shape, strict=True))
         wanted = {dim: size for dim, size in labels.items() if dim != "dtype"}
         if found != wanted:
             raise StoreError(
-                f"{place.name!r} has the mark of an archive, but {name!r} of {found}, not {wanted}: it is a part of one, "
-                "or a copy of a part. Name another store, or delete that one."
+                f"{place.name!r} has the mark of an archive, but {name!r} of {found}, not {wanted}: it is a part of "
+                "one, or a copy of a part. Name another store, or delete that one."
             )
 
 

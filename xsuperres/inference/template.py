@@ -112,7 +112,8 @@ def _culprit(fine: xr.Dataset) -> str:
         of = f"The attribute {{!r}} of {str(name)!r}"
         parts |= {of.format(key): xr.Dataset(attrs={key: value}) for key, value in variable.attrs.items()}
         if not is_lazy(fine[name]):
-            parts[f"The variable {str(name)!r}"] = fine[name].drop_attrs(deep=False).to_dataset(name=name)
+            bare = xr.Variable(variable.dims, variable.values, encoding=_plain(name, variable, {}).encoding)
+            parts[f"The variable {str(name)!r}"] = xr.Dataset({name: bare})
     return next((told for told, part in parts.items() if not _can_be_written(part)), "The result")
 
 
