@@ -293,8 +293,6 @@ def test_urls_and_stores(toy, tmp_path):
         np.testing.assert_array_equal(fine, whole)
         np.testing.assert_array_equal(stored(toy.coarse, place, toy.model), whole)
     assert (tmp_path / "url.zarr").is_dir()
-    options = {"memory_budget": 8 * FIELD, "storage_options": {"skip_instance_cache": True}}
-    np.testing.assert_array_equal(stored(toy.coarse, "memory://test/two.zarr", toy.model, **options), whole)
 
 
 @pytest.mark.parametrize(
@@ -696,6 +694,9 @@ def test_two_writers_at_once(toy, tmp_path, monkeypatch, place):
 
 
 def test_warnings_point_at_the_line_of_the_user(toy, tmp_path):
+    with pytest.warns(XSuperResWarning, match="reach over 6 regions along") as caught:
+        toy.coarse.chunk(lat=9, lon=12).sr.downscale_to_zarr(tmp_path / "read.zarr", toy.model, progress=False)
+    assert caught[0].filename == __file__
     with pytest.warns(XSuperResWarning, match="smaller than the model's halo") as caught:
         toy.coarse.chunk(lat=1).sr.downscale_to_zarr(tmp_path / "fine.zarr", toy.model, progress=False)
     assert caught[0].filename == __file__

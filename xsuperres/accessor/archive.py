@@ -50,10 +50,11 @@ class Archiving(Refining[T], Resampling[T], Accessor[T]):
     ) -> T:
         """Apply a model to these coarse data and write the result to Zarr, region by region.
 
-        A call that was interrupted, killed even, is gone on with by the same call: what is done is recorded in the
-        store, together with digests of model, inputs and settings, and the final arrays are those of a call that was
-        never interrupted, byte for byte on the same machine. Regions are computed by dask's scheduler in force, a
-        distributed client's too.
+        A call that was interrupted, by a kill or a loss of power even, is gone on with by the same call: what is done is
+        recorded in the store, together with digests of model, inputs and settings, and the final arrays are those of a
+        call that was never interrupted, byte for byte on the same machine. Of inputs these digests cover names,
+        coordinates and eight fields, from the first to the last: values that change elsewhere are not seen. Regions are
+        computed by dask's scheduler in force, a distributed client's too, whose workers must see the store.
 
         Parameters
         ----------
@@ -64,13 +65,15 @@ class Archiving(Refining[T], Resampling[T], Accessor[T]):
         scale : int, optional
             Required without `model`; must be the model's.
         static, predictors, members, seed, batch_size, device, precision, compile, mask, check_range : optional
-            As for `downscale`. A call may be gone on with by another `batch_size`, `device` or `compile`.
+            As for `downscale`. A call may be gone on with by another `batch_size`, `device` or `compile`. `check_range`
+            looks at data in memory first; of lazy data it sees what this call computes: what is left of the result.
         resume : bool
             Go on with the archive of the same run that the store holds, or open it if it is finished. False: refuse
-            any store that exists. Nothing is ever deleted.
+            any store of which a region is done. Nothing that is done is ever deleted.
         encoding : mapping, optional
             Of variables, as for `Dataset.to_zarr`. By default fields are stored in chunks of 1 to 32 MiB, shuffled and
-            compressed with zstd, NaN where nothing is written.
+            compressed with zstd. Integers have their lowest value as `_FillValue`, unsigned ones the highest, if none is
+            given.
         storage_options : mapping, optional
             Of the file system behind a URL.
         memory_budget : int, optional
@@ -82,14 +85,15 @@ class Archiving(Refining[T], Resampling[T], Accessor[T]):
         Returns
         -------
         DataArray or Dataset
-            The finished archive, opened lazily; dims, units and attributes as from `downscale`. The store holds cell
-            bounds, CF attributes and consolidated metadata besides.
+            The finished archive, opened lazily; dims, units and attributes as from `downscale`, but for tuples and arrays
+            among these, which come back as lists. The store holds cell bounds, CF attributes and consolidated metadata
+            besides.
 
         Raises
         ------
         StoreError
             If the store is of another model, other inputs or settings, was not written by this method, cannot be
-            written to, or another process is writing to it.
+            written to, is not seen by the workers, or another process is writing to it.
         XSuperResError
             If zarr is not installed, or whatever `downscale` raises.
 
