@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import logging
 import subprocess
@@ -461,6 +463,25 @@ def _dying_before(done: int):
         journal.Journal._put(self, {**self.entries, **entries, "owner": self._owner()})
 
     return note
+
+
+def test_files_of_others_are_left_where_there_is_no_lock(halfway, monkeypatch):
+    """Until it is known that they are dead."""
+
+    def refused(*_):
+        raise OSError(errno.ENOSYS, "no locks")
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+    monkeypatch.setattr(journal, "_LEASE", 0.2)
+    monkeypatch.setattr(journal, "_BEAT", 0.02)
+    left = halfway.place / "tas" / f"0.{'ab' * 16}.partial"
+    left.write_bytes(b"half")
+    alive = journal.Journal.find(LocalStore(halfway.place))
+    with journal.owned(alive, leased=True), pytest.raises(StoreError, match="heard of just now"):
+        stored(halfway.coarse, halfway.place, halfway.model)
+    assert left.exists()
+    assert stored(halfway.coarse, halfway.place, halfway.model).notnull().all()
+    assert not left.exists() and not halfway.place.with_name("fine.zarr.lock").exists()
 
 
 def test_killed_at_the_first_file(toy, tmp_path):

@@ -50,9 +50,9 @@ class Archiving(Refining[T], Resampling[T], Accessor[T]):
     ) -> T:
         """Apply a model to these coarse data and write the result to Zarr, region by region.
 
-        A call that was interrupted, by a kill or a loss of power even, is gone on with by the same call: what is done is
-        recorded in the store, together with digests of model, inputs and settings, and the final arrays are those of a
-        call that was never interrupted, byte for byte on the same machine. Of inputs these digests cover names,
+        A call that was interrupted, by a kill or a loss of power even, is gone on with by the same call: what is done
+        is recorded in the store, together with digests of model, inputs and settings, and the final arrays are those of
+        a call that was never interrupted, byte for byte on the same machine. Of inputs these digests cover names,
         coordinates and eight fields, from the first to the last: values that change elsewhere are not seen. Regions are
         computed by dask's scheduler in force, a distributed client's too, whose workers must see the store.
 
@@ -65,8 +65,9 @@ class Archiving(Refining[T], Resampling[T], Accessor[T]):
         scale : int, optional
             Required without `model`; must be the model's.
         static, predictors, members, seed, batch_size, device, precision, compile, mask, check_range : optional
-            As for `downscale`. A call may be gone on with by another `batch_size`, `device` or `compile`. `check_range`
-            looks at data in memory first; of lazy data it sees what this call computes: what is left of the result.
+            As for `downscale`. A call may be gone on with by another `batch_size`, `device` or `compile`.
+            `check_range` looks at data in memory first; of lazy data it sees what this call computes: what is left of
+            the result.
         resume : bool
             Go on with the archive of the same run that the store holds, or open it if it is finished. False: refuse
             any store of which a region is done. Nothing that is done is ever deleted.
@@ -85,9 +86,9 @@ class Archiving(Refining[T], Resampling[T], Accessor[T]):
         Returns
         -------
         DataArray or Dataset
-            The finished archive, opened lazily; dims, units and attributes as from `downscale`, but for tuples and arrays
-            among these, which come back as lists. The store holds cell bounds, CF attributes and consolidated metadata
-            besides.
+            The finished archive, opened lazily; dims, units and attributes as from `downscale`, but for tuples and
+            arrays among these, which come back as lists. The store holds cell bounds, CF attributes and consolidated
+            metadata besides.
 
         Raises
         ------
@@ -139,7 +140,7 @@ class Archiving(Refining[T], Resampling[T], Accessor[T]):
         run = identify(fine, fields, shown, settings)
         how: dict[str, Any] = {"resume": resume, "encoding": encoding, "budget": budget, "progress": progress}
         write_archive(place, fine, run, **how)
-        return self._returned([open_archive(place, da.name or _UNNAMED, da) for da in results])
+        return self._returned([open_archive(place, str(da.name or _UNNAMED), da) for da in results])
 
     def _with_all(self, results: Sequence[xr.DataArray]) -> xr.Dataset:
         """Return what an archive holds: the lazy results, the bounds of cells, and what else goes with them."""
@@ -159,5 +160,5 @@ class Archiving(Refining[T], Resampling[T], Accessor[T]):
         taken = [name for name in names if not is_lazy(fine[name])]
         if taken:
             raise DataError(f"The archive stores cell bounds under the names {taken}; rename these fields.")
-        attrs = kept.attrs if isinstance(kept, xr.Dataset) else {}
+        attrs: dict[Any, Any] = kept.attrs if isinstance(kept, xr.Dataset) else {}
         return loaded(fine.assign_attrs({**attrs, **fine.attrs}), names)

@@ -173,7 +173,7 @@ def is_blank(store: Any) -> bool:
 
 
 def sweep(folder: Path, *, ours: bool) -> None:
-    """Delete what a killed process left half done in a local archive; whoever calls holds the lock.
+    """Delete what a killed process left half done in a local archive; whoever calls holds the lock, or owns it.
 
     Where nothing says that the archive is `ours`, only if there is nothing but the first files of one.
     """

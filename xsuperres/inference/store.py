@@ -105,9 +105,11 @@ def write_archive(
     if place.store.read_only:
         raise StoreError(f"{place.name!r} is opened read-only; pass a store that can be written to, or its path.")
     with locked(place.folder) as held:
-        journal = _journal(place, identity, blocks, resume)
+        journal = _journal(place, identity, blocks, resume, held)
         if journal is not None:
             with owned(journal, leased=not held):
+                if place.folder is not None:
+                    sweep(place.folder, ours=True)
                 if not journal.entries["done"]:
                     _begin(place, journal, fine, encoding, identity, blocks)
                 fine = with_blocks(fine, dict(journal.entries["blocks"]))
@@ -179,13 +181,15 @@ def _check_same(place: Place, stored: Mapping[str, Any], identity: Mapping[str, 
         )
 
 
-def _journal(place: Place, identity: Mapping[str, Any], blocks: Mapping[str, int], resume: bool) -> Journal | None:
+def _journal(
+    place: Place, identity: Mapping[str, Any], blocks: Mapping[str, int], resume: bool, held: bool
+) -> Journal | None:
     """Return the journal to go on with, or a new one; None if nothing is left to be written."""
     journal = Journal.find(place.store)
     stored = stored_identity(place.store) if journal is None else journal.entries["identity"]
     if stored is not None and (journal is None or journal.entries["done"]):  # else there is nothing to be mixed
         _check_same(place, stored, identity, resume)
-    if place.folder is not None:
+    if place.folder is not None and held:  # without a lock another process may be at work
         sweep(place.folder, ours=stored is not None)
     if stored is not None:
         return journal
@@ -218,7 +222,7 @@ def _write_regions(place: Place, fine: xr.Dataset, journal: Journal, *, budget: 
 
     root = zarr.open_group(place.store, mode="r", zarr_format=3, use_consolidated=False)
     bare = xr.Dataset({da.name: da.variable for da in fields_of(fine)})
-    arrays, blocks = [root[name] for name in bare], dict(journal.entries["blocks"])
+    arrays, blocks = [root[str(name)] for name in bare], dict(journal.entries["blocks"])
     counts = [-(-bare.sizes[dim] // size) for dim, size in blocks.items()]
     block = math.prod(blocks.values()) * sum(variable.dtype.itemsize for variable in bare.values())
     plane, cells = math.prod([bare.sizes[dim] for dim in blocks][-2:]), math.prod(bare.sizes.values())
