@@ -73,8 +73,8 @@ class Archiving(Refining[T], Resampling[T], Accessor[T]):
             any store of which a region is done. Nothing that is done is ever deleted.
         encoding : mapping, optional
             Of variables, as for `Dataset.to_zarr`. By default fields are stored in chunks of 1 to 32 MiB, shuffled and
-            compressed with zstd. Integers have their lowest value as `_FillValue`, unsigned ones the highest, if none is
-            given.
+            compressed with zstd. Integers have their lowest value as `_FillValue`, unsigned ones the highest, if none
+            is given.
         storage_options : mapping, optional
             Of the file system behind a URL.
         memory_budget : int, optional
