@@ -119,6 +119,19 @@ def test_what_is_not_there_is_told_after_a_while(tmp_path, monkeypatch):
     confirm(there, ["c/0", "c/1"])  # a file system that is slow to show it
 
 
+def test_a_bucket_is_listed_anew(monkeypatch):
+    """File systems of fsspec remember listings, and know nothing of what workers write."""
+    listed, bucket = set(), {"c/0"}
+
+    async def exists(key):
+        return key in listed
+
+    file_system = SimpleNamespace(invalidate_cache=lambda: listed.update(bucket))
+    monkeypatch.setattr(place.time, "sleep", lambda _: None)
+    confirm(place.Place(SimpleNamespace(fs=file_system, exists=exists), "s3://bucket", None), ["c/0"])
+    assert listed
+
+
 class Disk:
     """What would survive a loss of power: files and folders as they were when they were last synchronised."""
 

@@ -105,6 +105,8 @@ def confirm(place: Place, keys: Sequence[str]) -> None:
     missing, end = _missing(place.store, keys), time.monotonic() + _PATIENCE
     while missing and time.monotonic() < end:
         time.sleep(1.0)
+        if hasattr(place.store, "fs"):  # of fsspec: it may remember a folder as it was before others wrote
+            place.store.fs.invalidate_cache()
         missing = _missing(place.store, missing)
     if missing:
         raise StoreError(
