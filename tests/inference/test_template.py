@@ -80,6 +80,14 @@ def test_data_that_cannot_be_written(toy, tmp_path, change, told, resume):
     stored(toy.coarse, tmp_path / "fine.zarr", toy.model, resume=resume)
 
 
+def test_attributes_that_say_how_data_were_packed(toy, tmp_path):
+    """They hold of what is stored then, and come back as numbers."""
+    left = toy.coarse.assign_attrs(scale_factor=0.5, add_offset=100.0)
+    fine = stored(left, tmp_path / "fine.zarr", toy.model)
+    np.testing.assert_allclose(fine, toy.coarse.sr.downscale(toy.model), rtol=1e-6)
+    np.testing.assert_allclose(zarr.open_group(tmp_path / "fine.zarr")["tas"][:] * 0.5 + 100.0, fine, rtol=1e-6)
+
+
 def test_names_that_are_taken(toy, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", XSuperResWarning)  # another name than the model's
@@ -154,9 +162,14 @@ def test_by_default_fields_are_shuffled_and_compressed(toy, tmp_path):
 
 def test_encodings_of_coordinates_and_bounds(toy, tmp_path):
     encoding = {"lat_bnds": {"dtype": "float32"}, "elevation": {"dtype": "int16", "_FillValue": -1}}
-    stored(toy.coarse, tmp_path / "fine.zarr", toy.model, encoding=encoding)
+    coarse = toy.coarse.assign_coords(height=2.0)
+    stored(coarse, tmp_path / "fine.zarr", toy.model, encoding=encoding)
     with xr.open_zarr(tmp_path / "fine.zarr", decode_cf=False) as raw:
-        assert raw.lat_bnds.dtype == np.float32 and raw.elevation.dtype == np.int16
+        assert (
+            "height" in raw.tas.attrs["coordinates"]
+            and raw.lat_bnds.dtype == np.float32
+            and raw.elevation.dtype == np.int16
+        )
         assert "coordinates" not in raw.lat_bnds.attrs, "bounds have none by CF"
 
 

@@ -221,7 +221,7 @@ def _write_regions(place: Place, fine: xr.Dataset, journal: Journal, *, budget: 
     import zarr
 
     root = zarr.open_group(place.store, mode="r", zarr_format=3, use_consolidated=False)
-    bare = xr.Dataset({da.name: da.variable for da in fields_of(fine)})
+    bare = xr.Dataset({da.name: (da.dims, da.data) for da in fields_of(fine)})  # attributes are there
     arrays, blocks = [root[str(name)] for name in bare], dict(journal.entries["blocks"])
     counts = [-(-bare.sizes[dim] // size) for dim, size in blocks.items()]
     block = math.prod(blocks.values()) * sum(variable.dtype.itemsize for variable in bare.values())
