@@ -11,6 +11,7 @@ import pytest
 import xarray as xr
 from zarr.codecs import BloscCodec
 
+from xsuperres.errors import ConfigError
 from xsuperres.inference.identity import difference, encoding_text, fingerprint
 from xsuperres.testing import toy_field
 
@@ -27,6 +28,7 @@ SAME = {
     "another encoding": lambda da: da.copy().drop_encoding(),
     "byte order": lambda da: da.astype(">f4", keep_attrs=True).astype("f4", keep_attrs=True),
     "memory order": lambda da: da.copy(data=np.asfortranarray(da.values)),
+    "resolution of times": lambda da: da.assign_coords(time=da.time.values.astype("M8[s]")),
     "chunked coordinates": lambda da: da.assign_coords(elevation=da.elevation.chunk(lat=2)),
 }
 OTHER = {
@@ -69,17 +71,27 @@ def test_dates_of_calendars_that_print_alike(field):
     assert len(prints) == 3
 
 
-def test_three_fields_are_read_in_one_go(field):
+def test_eight_fields_are_read_in_one_go(field):
     computed = []
-    lazy = field.chunk(time=1).data.map_blocks(lambda block: computed.append(block.shape) or block, dtype="f4", meta=1)
+    long = xr.concat([field] * 4, "time")
+    lazy = long.chunk(time=1).data.map_blocks(lambda block: computed.append(block.shape) or block, dtype="f4", meta=1)
     with dask.config.set(scheduler="synchronous"):
         computed.clear()
-        fingerprint([field.copy(data=lazy)])
-    assert computed == [(1, 6, 8)] * 3
+        fingerprint([long.copy(data=lazy)])
+    assert computed == [(1, 6, 8)] * 8
+
+
+def test_fields_are_read_from_the_first_to_the_last(field):
+    """Missing ones at the ends and in the middle do not hide the others."""
+    gaps = field.where(~field.time.isin(field.time[[0, 4, 8]]))
+    assert fingerprint([gaps]) != fingerprint([gaps + 1])
+    seen = [at for at in range(9) if fingerprint([field.where(field.time != field.time[at])]) != fingerprint([field])]
+    assert len(seen) == 8 and {0, 8} < set(seen)
 
 
 def test_another_process_finds_the_same(field):
     code = """
+from xsuperres.errors import ConfigError
 from xsuperres.inference.identity import fingerprint
 from xsuperres.testing import toy_field
 print(fingerprint([toy_field(time=9, y=6, x=8)]))
@@ -94,6 +106,14 @@ def test_encodings_as_text():
     assert encoding_text(codec) == encoding_text(again) != encoding_text({"tas": {"chunks": (1, 2)}})
     assert " at 0x" not in encoding_text(codec)
     assert encoding_text(None) is encoding_text({}) is None
+
+
+def test_what_has_no_settings_is_no_part_of_an_encoding():
+    with pytest.raises(ConfigError, match="another process could not tell from others; give it as text, or as a codec"):
+        encoding_text({"tas": {"filters": [object()]}})
+    assert encoding_text({"tas": {"dtype": np.dtype("i2"), "_FillValue": np.int16(-1)}}) == (
+        '{"tas": {"_FillValue": "-1", "dtype": "int16"}}'
+    )
 
 
 def test_what_differs_is_told():

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xsuperres.config import SamplingConfig
+from xsuperres.errors import XSuperResWarning
 from xsuperres.inference.regions import in_blocks, region_from, stored_chunk, with_blocks
 from xsuperres.testing import toy_field
 
@@ -144,6 +145,36 @@ def test_rows_are_cut_where_one_field_is_too_much(coarse, model, make_model):
     whole = make_model(network=(("attention", "channel"),), options=(("sampling", sampling),)).model
     assert whole.halo is None
     assert in_blocks([coarse], whole, budget=1000)[0].chunksizes["lat"] == (32,)
+
+
+def test_chunks_that_many_regions_read_again_are_told(make_model):
+    """The number that is told is that of the regions in which a chunk is read, counted."""
+    model = make_model().model  # scale 2
+    coarse = toy_field(time=400, y=16, x=16).chunk(time=-1, lat=4, lon=4)
+    field, budget = 32 * 32 * 4, 40 * 32 * 32 * 4
+    with pytest.warns(XSuperResWarning, match=r"reach over 10 regions along \['time'\].* up to 2 MiB"):
+        (cut,) = in_blocks([coarse], model, budget=budget)
+    counts = [len(sizes) for sizes in cut.chunks]
+    block = math.prod(sizes[0] for sizes in cut.chunks) * 4 * 4
+    done, regions = 0, 0
+    while done < math.prod(counts):
+        boxes = region_from(done, counts, budget // block)
+        done, regions = done + math.prod(box.stop - box.start for box in boxes), regions + 1
+    assert regions == 10 and field * 400 / budget == 10
+
+
+@pytest.mark.parametrize(
+    ("chunks", "budget"),
+    [
+        ({"time": -1}, 128 * 32 * 32 * 4),  # four times: less than is written
+        ({"time": 40, "lat": 4}, 40 * 32 * 32 * 4),
+        ({"time": 1}, 40 * 32 * 32 * 4),
+        (None, 4 * 32 * 32 * 4),  # in memory
+    ],
+)
+def test_chunks_that_few_regions_read_are_not(make_model, chunks, budget):
+    coarse = toy_field(time=400, y=16, x=16)
+    in_blocks([coarse if chunks is None else coarse.chunk(chunks)], make_model().model, budget=budget)
 
 
 def test_only_fields_are_brought_into_blocks(coarse):

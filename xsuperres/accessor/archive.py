@@ -6,8 +6,7 @@ Heavy modules are imported when the method needs them.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import xarray as xr
@@ -20,6 +19,8 @@ if TYPE_CHECKING:
     from xsuperres.model.artefact import SRModel
 
 __all__ = ["Archiving"]
+
+_UNNAMED = "field"  # what a DataArray without a name is stored as
 
 
 class Archiving(Refining[T], Resampling[T], Accessor[T]):
@@ -49,10 +50,11 @@ class Archiving(Refining[T], Resampling[T], Accessor[T]):
     ) -> T:
         """Apply a model to these coarse data and write the result to Zarr, region by region.
 
-        A call that was interrupted, killed even, is gone on with by the same call: what is done is recorded in the
-        store, together with digests of model, inputs and settings, and the final arrays are those of a call that was
-        never interrupted, byte for byte on the same machine. Regions are computed by dask's scheduler in force, a
-        distributed client's too.
+        A call that was interrupted, by a kill or a loss of power even, is gone on with by the same call: what is done
+        is recorded in the store, together with digests of model, inputs and settings, and the final arrays are those of
+        a call that was never interrupted, byte for byte on the same machine. Of inputs these digests cover names,
+        coordinates and eight fields, from the first to the last: values that change elsewhere are not seen. Regions are
+        computed by dask's scheduler in force, a distributed client's too, whose workers must see the store.
 
         Parameters
         ----------
@@ -63,14 +65,15 @@ class Archiving(Refining[T], Resampling[T], Accessor[T]):
         scale : int, optional
             Required without `model`; must be the model's.
         static, predictors, members, seed, batch_size, device, precision, compile, mask, check_range : optional
-            As for `downscale`. A call may be gone on with by another `batch_size`, `device` or `compile`. The range is
-            judged by what all runs of an archive have computed.
+            As for `downscale`. A call may be gone on with by another `batch_size`, `device` or `compile`. `check_range`
+            looks at data in memory first; lazy data are judged by what all runs of an archive have computed.
         resume : bool
             Go on with the archive of the same run that the store holds, or open it if it is finished. False: refuse
-            any store that exists. Nothing is ever deleted.
+            any store of which a region is done. Nothing that is done is ever deleted.
         encoding : mapping, optional
             Of variables, as for `Dataset.to_zarr`. By default fields are stored in chunks of 1 to 32 MiB, shuffled and
-            compressed with zstd, NaN where nothing is written.
+            compressed with zstd. Integers have their lowest value as `_FillValue`, unsigned ones the highest, if none
+            is given.
         storage_options : mapping, optional
             Of the file system behind a URL.
         memory_budget : int, optional
@@ -82,14 +85,15 @@ class Archiving(Refining[T], Resampling[T], Accessor[T]):
         Returns
         -------
         DataArray or Dataset
-            The finished archive, opened lazily; dims, units and attributes as from `downscale`. The store holds cell
-            bounds, CF attributes and consolidated metadata besides.
+            The finished archive, opened lazily; dims, units and attributes as from `downscale`, but for tuples and
+            arrays among these, which come back as lists. The store holds cell bounds, CF attributes and consolidated
+            metadata besides.
 
         Raises
         ------
         StoreError
             If the store is of another model, other inputs or settings, was not written by this method, cannot be
-            written to, or another process is writing to it.
+            written to, is not seen by the workers, or another process is writing to it.
         XSuperResError
             If zarr is not installed, or whatever `downscale` raises.
 
@@ -106,33 +110,58 @@ class Archiving(Refining[T], Resampling[T], Accessor[T]):
         """
         import uuid
 
-        from xsuperres.fields.checks import check_values, is_lazy
+        from xsuperres.fields.checks import check_values
         from xsuperres.fields.predictors import named_predictors
-        from xsuperres.inference.chunked import check_missing, downscale
+        from xsuperres.fields.stack import check_together
+        from xsuperres.inference.chunked import check_in_memory, downscale
         from xsuperres.inference.devices import Execution
         from xsuperres.inference.identity import encoding_text, identify
+        from xsuperres.inference.place import place_of
+        from xsuperres.inference.placement import brought
         from xsuperres.inference.regions import in_blocks
-        from xsuperres.inference.store import open_archive, place_of, region_budget, write_archive
+        from xsuperres.inference.store import open_archive, region_budget, write_archive
 
         place, budget = place_of(store, storage_options), region_budget(memory_budget)
         chosen, execution = self._model(model, scale), Execution(device=device, precision=precision, compile=compile)
         fields = self._fields(chosen.input_names)
         for da in fields:
             check_values(da)
-        if not any(is_lazy(da) for da in fields):  # what is refused while it is in memory
-            execution.chosen()
-            check_missing(fields, replace(chosen, predictors=()))
-        options: dict[str, Any] = {"static": static, "predictors": predictors, "members": members, "seed": seed}
-        options |= {"batch_size": batch_size, "execution": execution, "mask": mask, "check_range": check_range}
+        check_together(fields)
+        coarse, mark = brought(fields, chosen, static=static is not None)
+        common: dict[str, Any] = {"static": static, "predictors": predictors, "execution": execution}
+        looked_at = check_in_memory(coarse, chosen, check_range=check_range, **common)
+        options: dict[str, Any] = {"members": members, "seed": seed, "batch_size": batch_size, "mask": mask}
+        options |= common | {"check_range": "ignore" if looked_at else check_range}
         options |= {"request": (request := uuid.uuid4().hex)}
-        results = downscale(in_blocks(fields, chosen, budget=budget), chosen, **options)
-        kept = self._returned(results)
-        fine = type(self)(kept).with_bounds()
-        fine = fine.assign_attrs({**(kept.attrs if isinstance(kept, xr.Dataset) else {}), **fine.attrs})
+        results = downscale(in_blocks(coarse, chosen, budget=budget), chosen, **options)
+        results = [da.assign_attrs(mark) for da in results]
+        fine = self._with_all(results)
         settings = {"scale": chosen.scale, "mask": mask, "precision": precision, "encoding": encoding_text(encoding)}
         settings |= {} if members is None else {"members": int(members), "seed": int(seed)}
-        run = identify(fine, fields, named_predictors(predictors).values(), settings)
+        given = named_predictors(predictors)
+        shown = [given[str(predictor.variable.name)] for predictor in chosen.predictors]
+        run = identify(fine, fields, shown, settings)
         how: dict[str, Any] = {"resume": resume, "encoding": encoding, "budget": budget, "progress": progress}
         write_archive(place, fine, run, request, **how)
-        opened = open_archive(place)
-        return self._returned([opened[da.name or "field"].rename(da.name) for da in results])
+        return self._returned([open_archive(place, str(da.name or _UNNAMED), da) for da in results])
+
+    def _with_all(self, results: Sequence[xr.DataArray]) -> xr.Dataset:
+        """Return what an archive holds: the lazy results, the bounds of cells, and what else goes with them."""
+        from xsuperres.errors import DataError
+        from xsuperres.fields.checks import is_lazy
+        from xsuperres.inference.template import loaded
+
+        for da in results:
+            if da.name is None and _UNNAMED in da.coords:
+                raise DataError(
+                    f"Data without a name are stored as {_UNNAMED!r}, but a coordinate has that name; give them one: "
+                    "da.rename('tas')."
+                )
+        kept = self._returned(results)
+        fine = type(self)(kept).with_bounds()
+        names = [da.name or _UNNAMED for da in results]
+        taken = [name for name in names if not is_lazy(fine[name])]
+        if taken:
+            raise DataError(f"The archive stores cell bounds under the names {taken}; rename these fields.")
+        attrs: dict[Any, Any] = kept.attrs if isinstance(kept, xr.Dataset) else {}
+        return loaded(fine.assign_attrs({**attrs, **fine.attrs}), names)

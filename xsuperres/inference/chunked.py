@@ -33,7 +33,7 @@ from xsuperres.inference.workers import refer
 from xsuperres.model.artefact import SRModel, Target
 from xsuperres.options import current_options
 
-__all__ = ["check_missing", "downscale"]
+__all__ = ["check_in_memory", "downscale"]
 
 
 def downscale(
@@ -172,6 +172,33 @@ def _check_settings(model: SRModel, members: int | None, seed: int, batch_size: 
             f"members={members} needs a network with randomness: trained with dropout (network={{'dropout': ...}}) or "
             "noise (adversarial={'noise': ...}); this one has neither."
         )
+
+
+def check_in_memory(
+    fields: Sequence[xr.DataArray],
+    model: SRModel,
+    *,
+    predictors: PredictorsLike | None,
+    static: StaticLike | None,
+    execution: Execution,
+    check_range: CheckRange,
+) -> bool:
+    """Refuse, or warn of, what `downscale` does before it computes; return whether all these data are in memory.
+
+    Parameters
+    ----------
+    fields : sequence of DataArray
+        On (a crop of) the model's cells, or those that it takes as they are.
+    """
+    coarse = grid_of(fields[0])
+    bound, location = bind(model, fields[0], coarse, static)
+    shown = _predictors(predictors, model, coarse, fields[0])
+    if any(is_lazy(da) for da in (*fields, *shown)):
+        return False
+    check_missing([*fields, *shown], bound)
+    execution.chosen()
+    check_now(check_range, bound, Layout.of(fields, shown, bound, coarse, None).each, location)
+    return True
 
 
 def check_missing(fields: Sequence[xr.DataArray], model: SRModel) -> None:

@@ -1,7 +1,7 @@
 """What tells one run of `downscale_to_zarr` from another: its model, its inputs, its settings.
 
-Labelled arrays in, JSON out. It depends on neither the process, nor the chunks, nor dask's names; of each input three
-fields are read.
+Labelled arrays in, JSON out. It depends on neither the process, nor the chunks, nor dask's names, nor the version of
+this package; of each input eight fields are read.
 """
 
 from __future__ import annotations
@@ -14,15 +14,17 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from xsuperres.errors import ConfigError
+from xsuperres.fields.checks import is_lazy
 from xsuperres.fields.grid import find_axes
 
 __all__ = ["difference", "encoding_text", "fingerprint", "identify"]
 
-_SAMPLED = (0.0, 0.5, 1.0)  # where along the leading dims
+_SAMPLED = 8  # fields that are read: the first, the last, and evenly between them along the leading dims
 _TOLD = {
     "model": "model (digest)",
     "fields": "names, shapes and dtypes of the result",
-    "inputs": "coarse data (digest of coordinates and of three fields)",
+    "inputs": "coarse data (digest of coordinates and of eight fields)",
     "predictors": "predictors (digest)",
     "fine": "fine coordinates and static fields (digest)",
     "settings": "settings",
@@ -37,13 +39,13 @@ def identify(
     Parameters
     ----------
     fine : Dataset
-        The lazy result, which bears the model's digest.
+        The lazy result, which bears the model's digest, and what goes with it in memory.
     fields, predictors : iterable of DataArray
         What it is made from.
     settings : mapping
         The other settings that the result depends on.
     """
-    results = [da for da in fine.values() if "xsuperres_model" in da.attrs]
+    results = [da for da in fine.values() if is_lazy(da)]
     beside = fine.drop_vars([da.name for da in results])
     found = {
         "model": results[0].attrs["xsuperres_model"],
@@ -63,7 +65,7 @@ def _sizes(da: xr.DataArray) -> dict[str, int]:
 
 
 def fingerprint(fields: Iterable[xr.DataArray]) -> str:
-    """Return a sha256 of names, dims, units, coordinates, and of the values of three fields spread over each.
+    """Return a sha256 of names, dims, units, coordinates, and of the values of eight fields spread over each.
 
     Examples
     --------
@@ -82,12 +84,12 @@ def fingerprint(fields: Iterable[xr.DataArray]) -> str:
 
 
 def _samples(da: xr.DataArray) -> list[xr.DataArray]:
-    """Return the first, middle and last of the fields (y, x)."""
+    """Return fields (y, x) from the first to the last."""
     names = find_axes(da)
     lead = {dim: size for dim, size in da.sizes.items() if dim not in (names.y, names.x)}
     if not all(lead.values()):
         return []
-    places = {tuple(round(share * (size - 1)) for size in lead.values()) for share in _SAMPLED}
+    places = {tuple(round(share * (size - 1)) for size in lead.values()) for share in np.linspace(0, 1, _SAMPLED)}
     return [da.isel(dict(zip(lead, place, strict=True))) for place in sorted(places)]
 
 
@@ -105,7 +107,9 @@ def _digest_of(parts: Iterable[Any]) -> str:
 
 
 def _content(values: np.ndarray) -> bytes:
-    """Return the values as bytes that are the same on every machine."""
+    """Return the values as bytes that are the same on every machine, of times whatever their resolution."""
+    if values.dtype.kind in "mM":
+        values = values.astype(f"{values.dtype.kind}8[us]")
     if values.dtype.kind in "OUT":  # dates of other calendars, names
         calendars = {str(getattr(value, "calendar", "")) for value in values.ravel()}
         return "\n".join([*sorted(calendars), *map(str, values.ravel())]).encode()
@@ -115,6 +119,11 @@ def _content(values: np.ndarray) -> bytes:
 def encoding_text(encoding: Mapping[Any, Mapping[str, Any]] | None) -> str | None:
     """Return an encoding as text that is the same in every process: codecs by their settings, not their addresses.
 
+    Raises
+    ------
+    ConfigError
+        If something in it has no settings to tell.
+
     Examples
     --------
     >>> encoding_text({"tas": {"chunks": (8, 64, 64)}})
@@ -123,7 +132,14 @@ def encoding_text(encoding: Mapping[Any, Mapping[str, Any]] | None) -> str | Non
 
     def plain(value: Any) -> Any:
         settings = getattr(value, "to_dict", None) or getattr(value, "get_config", None)
-        return settings() if settings is not None else str(value)
+        if settings is not None:
+            return settings()
+        if type(value).__repr__ is object.__repr__:  # it shows an address
+            raise ConfigError(
+                f"encoding holds {value!r}, which another process could not tell from others; give it as text, or as a "
+                "codec that has to_dict() or get_config()."
+            )
+        return str(value)
 
     if not encoding:
         return None

@@ -3,13 +3,15 @@
 It is a group of the store whose attributes are replaced whole, by one small object; the group goes when the archive is
 finished, and what identifies it stays in the attributes of the root. Knows zarr; neither xarray nor dask.
 
-A process that writes to a local folder holds a lock that the system releases when it dies. Other stores have no locks:
-there the record names its owner, who renews a heartbeat.
+A process that writes to a local folder holds a lock that the system releases when it dies. Other stores, and some file
+systems, have no locks: there the record names its owner, who renews a heartbeat; whoever comes watches whether it
+changes, so that no clocks are compared.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -24,14 +26,17 @@ from typing import Any
 
 from xsuperres.errors import StoreError
 
-__all__ = ["IDENTITY", "Journal", "is_blank", "locked", "owned", "stored_identity", "sweep"]
+__all__ = ["IDENTITY", "RECORD", "Journal", "is_blank", "locked", "owned", "stored_identity", "sweep"]
 
 IDENTITY = "xsuperres_archive"  # attribute of the root: what identifies the run, as JSON
 _GROUP = "xsuperres_journal"
+RECORD = f"{_GROUP}/zarr.json"  # the object that holds the entries
 _UNFINISHED = ".partial"  # how zarr names a local file that is being written
 _FORMAT = 1
-_LEASE = 180.0  # seconds after which an owner that was not heard of is taken to be dead
+_LEASE = 120.0  # seconds without a heartbeat after which an owner is taken to be dead
 _BEAT = 20.0
+_SETTLE = 2.0  # seconds in which another process that starts at the same moment has entered itself too
+_NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
 
 logger = logging.getLogger(__name__)
 
@@ -39,9 +44,9 @@ logger = logging.getLogger(__name__)
 class Journal:
     """What is known of an unfinished archive.
 
-    Its entries: `identity` of the run, `blocks` as (dim, size) in the order of writing, `written`: whether metadata and
-    coordinates are there, `done` and `cells`: how many blocks and cells are, `range`: what the guard counted of them,
-    `owner`.
+    Its entries: `identity` of the run, `blocks` as (dim, size) in the order of writing, `done` and `cells`: how many
+    blocks and cells are there, `range`: what the guard counted of them, `owner`. Where none is done, nothing counts,
+    and another run may take the place.
     """
 
     def __init__(self, store: Any, entries: dict[str, Any]) -> None:
@@ -55,8 +60,7 @@ class Journal:
         import zarr
         from zarr.errors import ContainsGroupError
 
-        entries = {"format": _FORMAT, "identity": dict(identity), "blocks": [[d, n] for d, n in blocks.items()]}
-        entries |= {"written": False, "done": 0, "cells": 0, "owner": None}
+        entries = {"format": _FORMAT, **_beginning(identity, blocks), "owner": None}
         try:
             zarr.create_group(store=store, path=_GROUP, attributes=entries, zarr_format=3)
         except ContainsGroupError as error:  # only where there is no lock
@@ -82,6 +86,10 @@ class Journal:
             )
         return cls(store, entries)
 
+    def restart(self, identity: Mapping[str, Any], blocks: Mapping[str, int]) -> None:
+        """Begin anew, as the record of this run."""
+        self.note(_beginning(identity, blocks))
+
     def note(self, entries: Mapping[str, Any]) -> None:
         """Replace entries, in one step.
 
@@ -92,7 +100,7 @@ class Journal:
         """
         with self._guard:
             if self.entries:
-                self._check_owner()
+                self.check_owner()
                 self._put({**self.entries, **entries, "owner": self._owner()})
 
     def own(self) -> None:
@@ -103,20 +111,27 @@ class Journal:
         """Take the owner out, if there is still a journal to go on with."""
         with self._guard:
             if self.entries:
-                self._check_owner()
+                self.check_owner()
                 self._put({**self.entries, "owner": None})
 
     def remove(self) -> None:
         """Delete the journal: the archive is finished."""
         with self._guard:
-            self._check_owner()
+            self.check_owner()
             self.entries = {}
             del _group(self.store, "")[_GROUP]
 
     def _owner(self) -> dict[str, Any]:
         return {"host": socket.gethostname(), "pid": os.getpid(), "token": self.token, "heartbeat": time.time()}
 
-    def _check_owner(self) -> None:
+    def check_owner(self) -> None:
+        """Refuse to go on if another process has entered itself.
+
+        Raises
+        ------
+        StoreError
+            If it has.
+        """
         found = _attributes(self.store, _GROUP)
         owner = None if found is None else found["owner"]
         if owner is None or owner["token"] != self.token:  # cannot be where there is a lock
@@ -128,6 +143,11 @@ class Journal:
     def _put(self, entries: dict[str, Any]) -> None:
         _group(self.store, _GROUP).attrs.put(entries)
         self.entries = entries
+
+
+def _beginning(identity: Mapping[str, Any], blocks: Mapping[str, int]) -> dict[str, Any]:
+    """Return the entries of a run of which nothing is done."""
+    return {"identity": dict(identity), "blocks": [[d, n] for d, n in blocks.items()], "done": 0, "cells": 0}
 
 
 def _told(owner: Mapping[str, Any] | None) -> str:
@@ -154,7 +174,7 @@ def is_blank(store: Any) -> bool:
 
 
 def sweep(folder: Path, *, ours: bool) -> None:
-    """Delete what a killed process left half done in a local archive; whoever calls holds the lock.
+    """Delete what a killed process left half done in a local archive; whoever calls holds the lock, or owns it.
 
     Where nothing says that the archive is `ours`, only if there is nothing but the first files of one.
     """
@@ -181,13 +201,20 @@ def _attributes(store: Any, path: str) -> dict[str, Any] | None:
         return dict(zarr.open_group(store, path=path, mode="r", zarr_format=3, use_consolidated=False).attrs)
     except (FileNotFoundError, ContainsArrayError):
         return None
-    except (OSError, ValueError) as error:
-        raise StoreError(f"The metadata of the store cannot be read ({error}); delete it, or name another.") from error
+    except OSError as error:
+        raise StoreError(
+            f"The store cannot be read ({error}); if it is there, nothing is lost: check connection and permissions, "
+            "then call again."
+        ) from error
+    except ValueError as error:
+        raise StoreError(f"The metadata of the store is damaged ({error}); delete it, or name another.") from error
 
 
 @contextlib.contextmanager
-def locked(folder: Path | None) -> Iterator[None]:
+def locked(folder: Path | None) -> Iterator[bool]:
     """Hold the lock of a local store, on a file beside it that goes when there is nothing to go on with.
+
+    Yields whether there is a lock: only folders have one, and not those of every file system.
 
     Raises
     ------
@@ -195,27 +222,29 @@ def locked(folder: Path | None) -> Iterator[None]:
         If another process holds it, or it cannot be made.
     """
     if folder is None:
-        yield
+        yield False
         return
     from filelock import FileLock, Timeout
 
-    path = folder.with_name(f"{folder.name}.lock")
-    lock = FileLock(path)
+    path, held = folder.with_name(f"{folder.name}.lock"), True
+    lock = FileLock(path, fallback_to_soft=False)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
-    except (OSError, RuntimeError) as error:  # the latter: a file system without locks
+    except OSError as error:
+        held = error.errno not in _NO_LOCKS
         if isinstance(error, Timeout) and path.exists():
             raise StoreError(
                 f"{str(folder)!r} is being written by {_holder(folder)}, which holds {str(path)!r}; wait for it to "
                 "end, or write to another store."
             ) from error
-        raise StoreError(
-            f"Cannot lock {str(folder)!r} with the file {str(path)!r} ({error}); name a store in a folder that you may "
-            "write to."
-        ) from error
+        if held:
+            raise StoreError(
+                f"Cannot lock {str(folder)!r} with the file {str(path)!r} ({error}); name a store in a folder that you "
+                "may write to."
+            ) from error
     try:
-        yield
+        yield held
     finally:
         with contextlib.suppress(OSError):  # while it is held: who comes next finds nothing unfinished
             if _in_folder(folder) is None:
@@ -243,19 +272,16 @@ def owned(journal: Journal, *, leased: bool) -> Iterator[None]:
     Raises
     ------
     StoreError
-        If another owner was heard of lately.
+        If another owner is, or entered itself at the same moment.
     """
-    owner = journal.entries["owner"]
-    age = 0.0 if owner is None else time.time() - owner["heartbeat"]
-    if leased and owner is not None and age < _LEASE:
-        raise StoreError(
-            f"The archive is being written by {_told(owner)}, which was heard of {max(0.0, age):.0f} s ago. Wait for "
-            f"it to end; if it is dead, try again in {_LEASE - age:.0f} s."
-        )
+    if leased:
+        _outlive(journal)
     journal.own()
     stop = threading.Event()
     pulse = threading.Thread(target=_beat, args=(journal, stop), daemon=True)
     if leased:
+        time.sleep(_SETTLE)
+        journal.check_owner()
         pulse.start()
     try:
         yield
@@ -263,8 +289,33 @@ def owned(journal: Journal, *, leased: bool) -> Iterator[None]:
         stop.set()
         if leased:
             pulse.join()
-        with contextlib.suppress(OSError):  # a StoreError is one; what went wrong before matters more
+        try:
             journal.release()
+        except Exception as error:  # what went wrong before, and ends in this too, matters more
+            logger.debug("The owner could not be taken out of the archive: %s", error)
+
+
+def _outlive(journal: Journal) -> None:
+    """Watch the heartbeat of another owner for as long as one that lives may be silent.
+
+    Raises
+    ------
+    StoreError
+        If it changes.
+    """
+    owner = journal.entries["owner"]
+    if owner is None:
+        return
+    logger.warning("%s began this archive; waiting %.0f s for a sign of it.", _told(owner).capitalize(), _LEASE)
+    end = time.monotonic() + _LEASE
+    while time.monotonic() < end:
+        time.sleep(min(_BEAT, _LEASE) / 10)
+        found = _attributes(journal.store, _GROUP)
+        if found is None or found["owner"] != owner:
+            raise StoreError(
+                f"The archive is being written by {_told(owner)}, which was heard of just now. Wait for it to end, "
+                "then call again."
+            )
 
 
 def _beat(journal: Journal, stop: threading.Event) -> None:

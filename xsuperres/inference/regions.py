@@ -7,11 +7,14 @@ Blocks of the result cover whole stored chunks, regions cover whole blocks. Labe
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import xarray as xr
 
+from xsuperres.errors import XSuperResWarning
+from xsuperres.fields.checks import is_lazy
 from xsuperres.fields.forecasts import TimeAxes
 from xsuperres.fields.grid import grid_of
 from xsuperres.model.artefact import SRModel
@@ -48,7 +51,39 @@ def in_blocks(fields: Sequence[xr.DataArray], model: SRModel, *, budget: int) ->
         row = cell * math.prod(blocks) * first.sizes[x]
         rows = max(budget // _BLOCKS // max(1, row), 4 * model.halo, 1)  # else most of the work is done on halos
         plan[y] = min(plan[y], rows)
-    return [_chunked(da, {dim: max(1, plan[dim]) for dim in da.dims}) for da in fields]
+    plan = {dim: max(1, size) for dim, size in plan.items()}
+    if is_lazy(first):
+        order = [*lead, *grid.dims]
+        _check_reads([(first.sizes[dim], whole[dim], plan[dim]) for dim in order], order, cell, model.scale, budget)
+    return [_chunked(da, {dim: plan[dim] for dim in da.dims}) for da in fields]
+
+
+def _check_reads(
+    axes: Sequence[tuple[int, int, int]], dims: Sequence[object], cell: int, scale: int, budget: int
+) -> None:
+    """Warn if chunks are read so often, once for each region that they reach into, that reading outweighs writing.
+
+    Parameters
+    ----------
+    axes : sequence of (size, chunk, block)
+        Of the coarse data, in the order in which blocks are written.
+    cell : int
+        Bytes of the result of a coarse cell.
+    """
+    blocks = max(1, budget // (cell * math.prod(block for *_, block in axes)))
+    region = region_from(0, [max(1, -(-size // block)) for size, _, block in axes], blocks)
+    reach = [(part.stop - part.start) * block for part, (*_, block) in zip(region, axes, strict=True)]
+    times = [-(-chunk // cells) for (_, chunk, _), cells in zip(axes, reach, strict=True)]
+    reads = math.prod(times)
+    if reads > scale**2:
+        along = [str(dim) for dim, often in zip(dims, times, strict=True) if often > 1]
+        warnings.warn(
+            f"Chunks of the coarse data reach over {reads} regions along {along}, and are read again for each. Store "
+            f"the data in smaller chunks along {along}, or pass a memory_budget of up to {reads * budget / 2**20:.0f} "
+            "MiB.",
+            XSuperResWarning,
+            stacklevel=4,
+        )
 
 
 def _lead_blocks(

@@ -1,75 +1,36 @@
 """Archives: a lazy Dataset written to Zarr region by region, so that a killed process can be gone on with.
 
 Labelled arrays in; metadata and coordinates are written first, then regions of whole blocks in a fixed order. A region
-counts as done when all of it is there, else it is written again, whole. `identity` says what tells runs apart,
-`journal` keeps what is done, `regions` cuts, `template` writes what comes before the fields.
+counts as done when all of it is there, else it is written again, whole. `place` says where that is, `identity` what
+tells runs apart, `journal` keeps what is done, `regions` cuts, `template` writes what comes before the fields.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-import os
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import xarray as xr
 from tqdm import tqdm
 
-from xsuperres.errors import ConfigError, StoreError, XSuperResError
-from xsuperres.fields.grid import find_axes
+from xsuperres.errors import StoreError
 from xsuperres.inference.guard import go_on, so_far
 from xsuperres.inference.identity import difference
-from xsuperres.inference.journal import IDENTITY, Journal, is_blank, locked, owned, stored_identity, sweep
+from xsuperres.inference.journal import RECORD, Journal, is_blank, locked, owned, stored_identity, sweep
+from xsuperres.inference.place import Place, chunk_keys, confirm, flush
 from xsuperres.inference.regions import region_from, with_blocks
-from xsuperres.inference.template import Encoding, blocks_of, check_encoding, fields_of, write_template
+from xsuperres.inference.template import Encoding, check_template, fields_of, write_template
 from xsuperres.options import current_options
 
-__all__ = ["Place", "open_archive", "place_of", "region_budget", "write_archive"]
+__all__ = ["open_archive", "region_budget", "write_archive"]
+
+_REFERENCES = ("bounds", "climatology", "coordinates", "grid_mapping")  # attributes that xarray moves to encodings
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where an archive is: a Zarr store, its name for messages, its folder if it is a local one."""
-
-    store: Any
-    name: str
-    folder: Path | None
-
-
-def place_of(store: Any, storage_options: Mapping[str, Any] | None = None) -> Place:
-    """Return the place that a path, a URL or a Zarr store means.
-
-    Raises
-    ------
-    XSuperResError
-        If zarr 3 is not installed, there is no such protocol, or what it needs is not installed.
-    """
-    try:
-        from zarr.storage import FsspecStore, LocalStore
-    except ImportError as error:
-        raise XSuperResError(
-            "Archives need zarr 3, which is not installed; install it with pip install 'xsuperres[io]'."
-        ) from error
-    if isinstance(store, (str, os.PathLike)) and str(store):
-        text = os.fspath(store)
-        if "://" not in text or text.startswith("file://"):
-            folder = Path(text.removeprefix("file://")).expanduser().resolve()
-            return Place(LocalStore(folder), str(folder), folder)
-        try:
-            return Place(FsspecStore.from_url(text, storage_options=dict(storage_options or {})), text, None)
-        except (ImportError, ValueError) as error:
-            raise StoreError(f"Cannot reach {text!r}: {error}. Check the URL and storage_options.") from error
-    if isinstance(store, LocalStore):
-        return Place(store, str(store.root), Path(store.root).resolve())
-    if hasattr(store, "supports_writes"):  # any other store of Zarr
-        return Place(store, str(store), None)
-    raise ConfigError(f"store must be a path, a URL like 's3://bucket/fine.zarr' or a Zarr store, got {store!r}.")
 
 
 def region_budget(given: int | None) -> int:
@@ -78,17 +39,26 @@ def region_budget(given: int | None) -> int:
     return int((options if given is None else replace(options, memory_budget=given)).memory_budget)
 
 
-def open_archive(place: Place) -> xr.Dataset:
-    """Return a finished archive as results are: fields lazy, the rest in memory, no bounds of horizontal cells."""
+def open_archive(place: Place, name: str, like: xr.DataArray) -> xr.DataArray:
+    """Return the field of a finished archive that `like` was written as: lazy, its coordinates in memory."""
     ds = xr.open_zarr(place.store, chunks={}, consolidated=True, decode_coords="all")
-    ds = ds.assign_coords({name: coordinate.variable.load() for name, coordinate in ds.coords.items()})
-    ds.attrs.pop(IDENTITY, None)
-    names = find_axes(fields_of(ds)[0])
-    for coordinate in ds.coords.values():
-        bounds = coordinate.encoding.pop("bounds", None)
-        if bounds in ds.coords and not {names.y, names.x} & set(ds[bounds].dims):
-            coordinate.attrs["bounds"] = bounds
-    return ds
+    da = ds[name].rename(like.name)
+    da = da.drop_vars([name for name in da.coords if name not in like.coords])
+    da = da.assign_coords({name: coordinate.variable.load() for name, coordinate in da.coords.items()})
+    _refer_like(da, like)
+    for key, coordinate in da.coords.items():
+        _refer_like(coordinate, like.coords[key])
+    return da
+
+
+def _refer_like(da: xr.DataArray, like: xr.DataArray) -> None:
+    """Put the names of other variables back to where `like` has them."""
+    for key in _REFERENCES:
+        da.encoding.pop(key, None)
+        if key in like.attrs:
+            da.attrs[key] = like.attrs[key]
+        if key in like.encoding:
+            da.encoding[key] = like.encoding[key]
 
 
 def write_archive(
@@ -107,7 +77,8 @@ def write_archive(
     Parameters
     ----------
     fine : Dataset
-        Its dask-backed variables are written by region, in blocks of their chunks, by the scheduler in force.
+        Its dask-backed variables are written by region, in blocks of their chunks, by the scheduler in force; the
+        others are in memory.
     identity : mapping
         What identifies the run, see `identity.identify`.
     request : str
@@ -124,28 +95,57 @@ def write_archive(
     Raises
     ------
     StoreError
-        If the store is of another run, not an archive, read-only, or being written by another process.
+        If the store is of another run, not an archive, read-only, being written by another process, or not seen by what
+        computes.
+    ConfigError, DataError
+        If the encoding or the data cannot be written to Zarr.
     """
     encoding = dict(encoding or {})
-    if encoding:
-        check_encoding(fine, encoding)
+    blocks = check_template(fine, encoding, budget)
+    _check_kind(place)
     if _is_finished(place, identity, resume):
         logger.info("The archive %r is finished; it is opened as it is.", place.name)
         return
     if place.store.read_only:
         raise StoreError(f"{place.name!r} is opened read-only; pass a store that can be written to, or its path.")
-    with locked(place.folder):
-        journal = _journal(place, identity, blocks_of(fine, encoding), resume)
+    with locked(place.folder) as held:
+        journal = _journal(place, identity, blocks, resume, held)
         if journal is not None:
-            with owned(journal, leased=place.folder is None):
+            with owned(journal, leased=not held):
+                if place.folder is not None:
+                    sweep(place.folder, ours=True)
+                if not journal.entries["done"]:
+                    _begin(place, journal, fine, encoding, identity, blocks)
                 fine = with_blocks(fine, dict(journal.entries["blocks"]))
-                if not journal.entries["written"]:
-                    write_template(place.store, fine, encoding, identity)
-                    journal.note({"written": True})
                 go_on(request, journal.entries.get("range"))
                 _write_regions(place, fine, journal, request, budget=budget, progress=progress)
                 journal.remove()
         _consolidate(place.store)
+        if place.folder is not None:
+            flush(place.folder, ["zarr.json"])
+
+
+def _check_kind(place: Place) -> None:
+    if not place.store.read_only and not place.store.supports_deletes:
+        raise StoreError(
+            f"{place.name!r} is a {type(place.store).__name__}, in which nothing can be replaced, as the record of "
+            "what is done must be; write to a folder or a bucket, and pack that when it is finished."
+        )
+
+
+def _begin(
+    place: Place,
+    journal: Journal,
+    fine: xr.Dataset,
+    encoding: Encoding,
+    identity: Mapping[str, Any],
+    blocks: Mapping[str, int],
+) -> None:
+    """Write what comes before the fields, in place of what another run, of which no region is done, has left."""
+    journal.restart(identity, blocks)
+    write_template(place.store, with_blocks(fine, blocks), encoding, identity)
+    if place.folder is not None:
+        flush(place.folder)
 
 
 def _is_finished(place: Place, identity: Mapping[str, Any], resume: bool) -> bool:
@@ -156,7 +156,22 @@ def _is_finished(place: Place, identity: Mapping[str, Any], resume: bool) -> boo
     if stored is None or Journal.find(place.store) is not None:
         return False
     _check_same(place, stored, identity, resume)
-    return zarr.open_group(place.store, mode="r", zarr_format=3).metadata.consolidated_metadata is not None
+    root = zarr.open_group(place.store, mode="r", zarr_format=3)
+    _check_whole(place, root, identity)
+    return root.metadata.consolidated_metadata is not None
+
+
+def _check_whole(place: Place, root: Any, identity: Mapping[str, Any]) -> None:
+    """Refuse a part of an archive: xarray copies the mark of a whole one with the other attributes."""
+    for name, labels in identity["fields"].items():
+        array = root.get(name)
+        found = {} if array is None else dict(zip(array.metadata.dimension_names, array.shape, strict=True))
+        wanted = {dim: size for dim, size in labels.items() if dim != "dtype"}
+        if found != wanted:
+            raise StoreError(
+                f"{place.name!r} has the mark of an archive, but {name!r} of {found}, not {wanted}: it is a part of "
+                "one, or a copy of a part. Name another store, or delete that one."
+            )
 
 
 def _check_same(place: Place, stored: Mapping[str, Any], identity: Mapping[str, Any], resume: bool) -> None:
@@ -171,13 +186,15 @@ def _check_same(place: Place, stored: Mapping[str, Any], identity: Mapping[str, 
         )
 
 
-def _journal(place: Place, identity: Mapping[str, Any], blocks: Mapping[str, int], resume: bool) -> Journal | None:
+def _journal(
+    place: Place, identity: Mapping[str, Any], blocks: Mapping[str, int], resume: bool, held: bool
+) -> Journal | None:
     """Return the journal to go on with, or a new one; None if nothing is left to be written."""
     journal = Journal.find(place.store)
     stored = stored_identity(place.store) if journal is None else journal.entries["identity"]
-    if stored is not None:
+    if stored is not None and (journal is None or journal.entries["done"]):  # else there is nothing to be mixed
         _check_same(place, stored, identity, resume)
-    if place.folder is not None:
+    if place.folder is not None and held:  # without a lock another process may be at work
         sweep(place.folder, ours=stored is not None)
     if stored is not None:
         return journal
@@ -204,9 +221,15 @@ def _make_root(place: Place) -> None:
 def _write_regions(
     place: Place, fine: xr.Dataset, journal: Journal, request: str, *, budget: int, progress: bool
 ) -> None:
-    """Compute and write what is missing, region by region."""
-    bare = xr.Dataset({da.name: da.variable for da in fields_of(fine)})
-    blocks = dict(journal.entries["blocks"])
+    """Compute and write what is missing, region by region.
+
+    Chunks are written also where all is missing: one that is not there did not get there.
+    """
+    import zarr
+
+    root = zarr.open_group(place.store, mode="r", zarr_format=3, use_consolidated=False)
+    bare = xr.Dataset({da.name: (da.dims, da.data) for da in fields_of(fine)})  # attributes are there
+    arrays, blocks = [root[str(name)] for name in bare], dict(journal.entries["blocks"])
     counts = [-(-bare.sizes[dim] // size) for dim, size in blocks.items()]
     block = math.prod(blocks.values()) * sum(variable.dtype.itemsize for variable in bare.values())
     plane, cells = math.prod([bare.sizes[dim] for dim in blocks][-2:]), math.prod(bare.sizes.values())
@@ -218,10 +241,15 @@ def _write_regions(
             boxes = region_from(journal.entries["done"], counts, budget // block)
             region = _cells(boxes, blocks, bare.sizes)
             part = bare.isel(region)
-            part.to_zarr(place.store, region=region, mode="r+", consolidated=False, zarr_format=3)
+            part.to_zarr(
+                place.store, region=region, mode="r+", write_empty_chunks=True, consolidated=False, zarr_format=3
+            )
+            confirm(place, [key for array in arrays for key in chunk_keys(array, region)])
             done = journal.entries["done"] + math.prod(box.stop - box.start for box in boxes)
-            cells = journal.entries["cells"] + math.prod(part.sizes.values())
-            journal.note({"done": done, "cells": cells, "range": so_far(request)})
+            written = journal.entries["cells"] + math.prod(part.sizes.values())
+            journal.note({"done": done, "cells": written, "range": so_far(request)})
+            if place.folder is not None:
+                flush(place.folder, [RECORD])
             bar.update(journal.entries["cells"] // plane - bar.n)
 
 

@@ -1,35 +1,44 @@
 """What an archive holds before its fields do: metadata, coordinates, empty arrays; and how fields are stored in it.
 
-Labelled arrays in; nothing lazy is computed but coordinates.
+Labelled arrays in. Lazy variables are fields, computed and written by region; all others are in memory, see `loaded`.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Hashable, Mapping
+import warnings
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from xsuperres.errors import ConfigError, unknown_name
+from xsuperres.errors import ConfigError, DataError, XSuperResWarning, unknown_name
+from xsuperres.fields.checks import is_lazy
 from xsuperres.fields.grid import find_axes
 from xsuperres.inference.journal import IDENTITY
 from xsuperres.inference.regions import stored_chunk, with_blocks
 
-__all__ = ["Encoding", "blocks_of", "check_encoding", "fields_of", "write_template"]
+__all__ = ["Encoding", "blocks_of", "check_template", "fields_of", "loaded", "write_template"]
 
 Encoding = Mapping[Any, Mapping[str, Any]]
 
 _CF_ENCODINGS = ("units", "calendar", "dtype", "_FillValue", "coordinates", "grid_mapping", "bounds")
 _PACKING = ("scale_factor", "add_offset")
 _CODECS = {"compressor", "compressors", "filters", "serializer"}
+_REFUSALS = (TypeError, ValueError, KeyError, NotImplementedError)  # of what zarr and xarray cannot write
+
+
+def loaded(fine: xr.Dataset, names: Sequence[Hashable]) -> xr.Dataset:
+    """Return `fine` with everything but the fields of these names in memory, computed in one go."""
+    rest = fine.drop_vars(names).compute()
+    return fine.assign_coords(rest.coords).assign(rest.data_vars)
 
 
 def fields_of(fine: xr.Dataset) -> list[xr.DataArray]:
-    """Return what a model made: what is computed and written by region."""
-    return [da for da in fine.values() if "xsuperres_model" in da.attrs]
+    """Return what is computed and written by region."""
+    return [da for da in fine.values() if is_lazy(da)]
 
 
 def blocks_of(fine: xr.Dataset, encoding: Encoding) -> dict[str, int]:
@@ -62,46 +71,95 @@ def _wanted_chunks(da: xr.DataArray, encoding: Mapping[str, Any]) -> dict[Any, i
     return dict(zip(da.dims, map(int, sizes), strict=True))
 
 
-def check_encoding(fine: xr.Dataset, encoding: Encoding) -> None:
-    """Refuse an encoding that cannot be written, before anything is.
+def check_template(fine: xr.Dataset, encoding: Encoding, budget: int) -> dict[str, int]:
+    """Write the template into memory, so that what cannot be written is told before anything is; return the blocks.
 
     Raises
     ------
-    ConfigError, UnknownNameError
-        With what zarr or xarray say about it.
+    ConfigError, UnknownNameError, DataError
+        With what zarr or xarray say about the encoding or the data.
     """
-    from zarr.storage import MemoryStore
-
     for name in encoding:
         if name not in fine.variables:
             raise unknown_name("variable in encoding", name, fine.variables)
     blocks = blocks_of(fine, encoding)
+    if (refusal := _refusal(fine, blocks, {})) is not None:
+        raise DataError(f"{_culprit(fine)} cannot be written to Zarr: {refusal} Convert or drop it.")
+    if encoding and (refusal := _refusal(fine, blocks, encoding)) is not None:
+        raise ConfigError(f"This encoding cannot be written to Zarr: {refusal}")
+    _check_size(fine, encoding, blocks, budget)
+    return blocks
+
+
+def _refusal(fine: xr.Dataset, blocks: Mapping[str, int], encoding: Encoding) -> str | None:
+    """Return why a template cannot be written, None if it can."""
+    from zarr.storage import MemoryStore
+
+    others = {name: dict(given) for name, given in encoding.items() if not is_lazy(fine[name])}
+    bare = xr.Dataset({name: xr.Variable(fine[name].dims, fine[name].values) for name in others})
     try:
+        bare.to_zarr(MemoryStore(), encoding=others, consolidated=False, zarr_format=3)  # refuses names it ignores else
         write_template(MemoryStore(), with_blocks(fine, blocks), encoding, {})
-    except (TypeError, ValueError, KeyError) as error:
-        raise ConfigError(f"This encoding cannot be written to Zarr: {error}.") from error
+    except _REFUSALS as error:
+        return f"{error.__cause__ or error}".rstrip(".") + "."
+    return None
+
+
+def _culprit(fine: xr.Dataset) -> str:
+    """Return what of a Dataset cannot be written, found by writing its parts one by one."""
+    parts = {f"The attribute {key!r}": xr.Dataset(attrs={key: value}) for key, value in fine.attrs.items()}
+    for name, variable in fine.variables.items():
+        of = f"The attribute {{!r}} of {str(name)!r}"
+        parts |= {of.format(key): xr.Dataset(attrs={key: value}) for key, value in variable.attrs.items()}
+        if not is_lazy(fine[name]):
+            bare = xr.Variable(variable.dims, variable.values, encoding=_plain(name, variable, {}).encoding)
+            parts[f"The variable {str(name)!r}"] = xr.Dataset({name: bare})
+    return next((told for told, part in parts.items() if not _can_be_written(part)), "The result")
+
+
+def _can_be_written(part: xr.Dataset) -> bool:
+    from zarr.storage import MemoryStore
+
+    try:
+        part.to_zarr(MemoryStore(), consolidated=False, zarr_format=3)
+    except _REFUSALS:
+        return False
+    return True
+
+
+def _check_size(fine: xr.Dataset, encoding: Encoding, blocks: Mapping[str, int], budget: int) -> None:
+    """Warn if the chunks that the user wants make blocks that are larger than what is to be written at once."""
+    fields = fields_of(fine)
+    size = math.prod(blocks.values()) * sum(da.dtype.itemsize for da in fields)
+    if size > budget and any({"chunks", "shards"} & set(encoding.get(da.name, ())) for da in fields):
+        warnings.warn(
+            f"Regions cover whole stored chunks of all variables: with this encoding at least {dict(blocks)}, "
+            f"{size / 2**20:.0f} MiB, {size / budget:.0f} times the memory_budget. Give the variables equal or smaller "
+            "chunks, or a larger memory_budget.",
+            XSuperResWarning,
+            stacklevel=5,
+        )
 
 
 def write_template(store: Any, fine: xr.Dataset, encoding: Encoding, identity: Mapping[str, Any]) -> None:
-    """Write metadata, coordinates and empty arrays, in place of those that a killed process may have left."""
+    """Write metadata, coordinates and empty arrays, in place of those that another process may have left."""
     import zarr
 
     root = zarr.open_group(store, mode="a", zarr_format=3, use_consolidated=False)
     for name in list(root.array_keys()):
         del root[name]
-    computed = [da.name for da in fields_of(fine)]
-    fine = fine.assign({name: _plain(name, fine.variables[name]) for name in fine.data_vars if name not in computed})
-    fine = fine.assign_coords({name: _plain(name, fine.variables[name]) for name in fine.coords})
-    fine = fine.assign_attrs({IDENTITY: json.dumps(identity, sort_keys=True)})
     fields = {da.name: _encoding_of(da, encoding.get(da.name, {})) for da in fields_of(fine)}
-    others = {name: {**fine[name].encoding, **given} for name, given in encoding.items() if name not in fields}
-    fine.to_zarr(store, mode="a", compute=False, consolidated=False, encoding={**fields, **others}, zarr_format=3)
+    plain = {name: _plain(name, v, encoding.get(name, {})) for name, v in fine.variables.items() if name not in fields}
+    fine = fine.assign({name: plain[name] for name in fine.data_vars if name in plain})
+    fine = fine.assign_coords({name: plain[name] for name in fine.coords})
+    fine = fine.assign_attrs({IDENTITY: json.dumps(identity, sort_keys=True)})
+    fine.to_zarr(store, mode="a", compute=False, consolidated=False, encoding=fields, zarr_format=3)
 
 
-def _plain(name: Hashable, variable: xr.Variable) -> xr.Variable:
-    """Return a variable in memory, to be stored in one chunk, an axis without the fill value that CF denies it.
+def _plain(name: Hashable, variable: xr.Variable, wanted: Mapping[str, Any]) -> xr.Variable:
+    """Return a variable to be stored in one chunk, an axis without the fill value that CF denies it.
 
-    Of its encodings those of CF stay; others belong to the format that it comes from.
+    Of its encodings those of CF stay, others belong to the format that it comes from; what is `wanted` goes first.
     """
     given = variable.encoding
     encoding = {key: given[key] for key in _CF_ENCODINGS if key in given}
@@ -111,8 +169,8 @@ def _plain(name: Hashable, variable: xr.Variable) -> xr.Variable:
         encoding["chunks"] = variable.shape
     if variable.dims == (name,):
         encoding["_FillValue"] = None
-    plain = variable.compute()
-    plain.encoding = encoding
+    plain = variable.copy(deep=False)
+    plain.encoding = {**encoding, **wanted}
     return plain
 
 
@@ -127,6 +185,18 @@ def _encoding_of(da: xr.DataArray, given: Mapping[str, Any]) -> dict[str, Any]:
     chosen: dict[str, Any] = {"chunks": stored_chunk(block, da.dtype.itemsize)}
     if not _CODECS & set(given):
         chosen["compressors"] = (BloscCodec(cname="zstd", clevel=3, shuffle="shuffle"),)
-    if "dtype" not in given:
-        chosen["_FillValue"] = chosen["fill_value"] = da.dtype.type(np.nan)  # what is not there yet reads as missing
-    return {**da.encoding, **chosen, **given}
+    stored = np.dtype(given.get("dtype") or da.dtype)
+    fill = next((given[key] for key in ("_FillValue", "missing_value") if given.get(key) is not None), _missing(stored))
+    if "missing_value" not in given:
+        chosen["_FillValue"] = fill
+    chosen["fill_value"] = fill  # what is not there reads as missing
+    wanted = {key: value for key, value in given.items() if value is not None or stored.kind not in "iu"}
+    return {**da.encoding, **chosen, **wanted}
+
+
+def _missing(dtype: np.dtype) -> Any:
+    """Return what stands for a missing value: NaN, of integers the value farthest off."""
+    if dtype.kind not in "iu":
+        return dtype.type(np.nan)
+    limits = np.iinfo(dtype)
+    return dtype.type(limits.min if dtype.kind == "i" else limits.max)
