@@ -93,14 +93,19 @@ def downscale(
         guard=guard,
     )
     data = layout.mapped(tile)
+    return [da.assign_attrs(mark) for da in _results(fields, data, layout, location)]
+
+
+def _results(fields: Sequence[xr.DataArray], data: Any, layout: Layout, location: Location) -> list[xr.DataArray]:
+    """Return fine data with all that goes with them, made from coarse fields at `location` of the model's grid."""
+    model, coarse = layout.model, layout.coarse
     fine_location = Location(*(fine_index(i, model.scale) for i in (location.rows, location.columns)))
-    fine_location, cut = _inside(bound, fine_location)
-    fine = named_like(bound.grid.crop(fine_location), coarse, bound.coarse_grid.crop(location))
-    results = [
-        _labelled(layout.like(da), _cropped(part, cut), layout.dims, coarse, fine, bound, fine_location)
+    fine_location, cut = _inside(model, fine_location)
+    fine = named_like(model.grid.crop(fine_location), coarse, model.coarse_grid.crop(location))
+    return [
+        _labelled(layout.like(da), _cropped(part, cut), layout.dims, coarse, fine, model, fine_location)
         for da, part in zip(fields, layout.parts(data), strict=True)
     ]
-    return [da.assign_attrs(mark) for da in results]
 
 
 def _as_target(da: xr.DataArray, target: Target) -> xr.DataArray:
