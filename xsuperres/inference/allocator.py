@@ -14,12 +14,12 @@ import sys
 __all__ = ["keep_freed_memory"]
 
 _TRIM, _MMAP = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
-_LARGEST = 2**25  # bytes; glibc learns to keep results up to this size, and twice as much in all
+_LARGEST = 2**25  # bytes; glibc learns to keep results up to this size
 _BY_NANNY = "65536"  # what dask sets where the user has not
 
 
 def keep_freed_memory() -> bool:
-    """Let this process keep up to 64 MiB of freed memory per thread, the most that glibc would learn to keep.
+    """Let this process keep up to 32 MiB of freed memory per thread, half of what glibc would learn to keep.
 
     Whoever has set the allocator by its environment variables keeps what was set.
 
@@ -32,4 +32,4 @@ def keep_freed_memory() -> bool:
     if sys.platform != "linux" or told or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", ""):
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
-    return mallopt is not None and bool(mallopt(_MMAP, _LARGEST)) and bool(mallopt(_TRIM, 2 * _LARGEST))
+    return mallopt is not None and bool(mallopt(_MMAP, _LARGEST)) and bool(mallopt(_TRIM, _LARGEST))
