@@ -87,6 +87,7 @@ def test_one_variable_gives_what_the_data_array_gives(ds):
 
 
 def test_a_model_of_several_variables_is_looked_up_by_all_their_names(ds):
+    xsr.deactivate()  # what other tests of this process have left
     model = ds.sr.fit(2, **options(activate=True))
     try:
         assert (("pr", "tas"), 2) in xsr.active_models()
