@@ -97,8 +97,7 @@ def convolutions(
 
     hooks = [m.register_forward_hook(record) for m in model.network.modules() if isinstance(m, kinds)]
     coarse, fine = tensors(model)
-    with torch.inference_mode():
-        model.network(coarse[:batch], fine)
+    model.network(coarse[:batch], fine)  # as in training, where each is a module of torch
     for hook in hooks:
         hook.remove()
     seen = [(copy.deepcopy(module).to(dtype), values) for module, values in seen]

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from xsuperres.config import NetworkConfig
 from xsuperres.errors import UnknownNameError
-from xsuperres.nn.blocks import Conv, DenseBlock, Merge, ResidualBlock
+from xsuperres.nn.blocks import Conv, DenseBlock, Merge, OutputConv, ResidualBlock
 from xsuperres.nn.layers import ACTIVATIONS, activation
 
 
@@ -21,6 +21,38 @@ def test_convolutions_keep_the_size_and_see_zero_beyond_the_edge(size, reinitial
     expected = F.conv2d(F.pad(x, (reach,) * 4), conv.conv.weight, conv.conv.bias)
     torch.testing.assert_close(conv(x), expected)
     assert conv(x).shape == (2, 3, 6, 8)
+
+
+@pytest.mark.parametrize("size", [1, 3, 5])
+@pytest.mark.parametrize("outputs", [1, 2, 3])
+@pytest.mark.parametrize("plane", [(6, 8), (1, 5), (2, 1)])
+@pytest.mark.parametrize("batch", [0, 1, 3])
+def test_the_convolution_to_the_outputs_is_that_of_torch(size, outputs, plane, batch, reinitialise):
+    conv = OutputConv(4, outputs, size=size)
+    reinitialise(conv)
+    x = torch.randn(batch, 4, *plane).to(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        torch.testing.assert_close(conv(x), Conv.forward(conv, x))
+
+
+def test_the_convolution_to_the_outputs_takes_its_gradient_from_torch(reinitialise):
+    conv = OutputConv(4, 1)
+    reinitialise(conv)
+    x = torch.randn(2, 4, 6, 7, requires_grad=True)
+    assert torch.equal(conv(x), Conv.forward(conv, x))
+    assert "Convolution" in type(conv(x).grad_fn).__name__
+
+
+def test_the_convolution_to_the_outputs_is_more_exact_in_bfloat16(reinitialise):
+    conv = OutputConv(16, 1)
+    reinitialise(conv)
+    x = torch.randn(2, 16, 32, 32).bfloat16()
+    with torch.inference_mode():
+        exact = Conv.forward(conv.double(), x.double())
+        conv.float()
+        with torch.autocast("cpu", torch.bfloat16):
+            ours, torchs = ((way(x) - exact).std() for way in (conv, lambda x: Conv.forward(conv, x)))
+    assert ours < 0.95 * torchs
 
 
 @pytest.mark.parametrize("seconds", [1, 3])

@@ -7,6 +7,8 @@ that every backbone has it.
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 
@@ -19,6 +21,7 @@ __all__ = [
     "ConvNextBlock",
     "DenseBlock",
     "Merge",
+    "OutputConv",
     "ResidualBlock",
     "conv",
     "pointwise_conv",
@@ -46,6 +49,36 @@ class Conv(Block):
 
     def needs(self, out: Interval) -> Interval:
         return out.grow(self.reach)
+
+
+class OutputConv(Conv):
+    """A convolution to one or two channels, where a CPU, which makes 16 of them at once, would mostly idle.
+
+    Outside of training it is there a product of matrices, all taps of the kernel times all cells, whose rows are
+    shifted and added: three times as fast, and in bfloat16 more exact, as the sum is of the weights' own type.
+    """
+
+    few = 2  # channels; with more torch's own convolution is as fast
+
+    def forward(self, x: Tensor) -> Tensor:  # (b, inputs, y, x) -> (b, outputs, y, x)
+        if torch.is_grad_enabled() or x.device.type != "cpu" or self.conv.out_channels > self.few:
+            return super().forward(x)
+        weight, bias, plane = self.conv.weight, self.conv.bias, x.shape[2:]
+        assert bias is not None
+        kernels = weight.permute(0, 2, 3, 1).flatten(0, 2).expand(len(x), -1, -1)  # (b, outputs taps, inputs)
+        products = torch.bmm(kernels, x.flatten(2)).view(len(x), len(bias), *weight.shape[2:], *plane)
+        out = bias[:, None, None].expand(len(x), -1, *plane).contiguous()
+        for row, column in itertools.product(*map(range, weight.shape[2:])):
+            (to_y, of_y), (to_x, of_x) = _shifted(plane[0], row - self.reach), _shifted(plane[1], column - self.reach)
+            out[:, :, to_y, to_x] += products[:, :, row, column, of_y, of_x]
+        return out
+
+
+def _shifted(size: int, by: int) -> tuple[slice, slice]:
+    """Return the cells of a line that have another so many cells on, and these others."""
+    low = max(0, -by)
+    high = max(low, size - max(0, by))
+    return slice(low, high), slice(low + by, high + by)
 
 
 def conv(config: NetworkConfig, inputs: int, outputs: int, *, size: int = 3, dilation: int = 1) -> Block:

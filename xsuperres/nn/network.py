@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from xsuperres.config import NetworkConfig
 from xsuperres.nn.backbones import BACKBONES
-from xsuperres.nn.blocks import Conv, Merge
+from xsuperres.nn.blocks import Merge, OutputConv
 from xsuperres.nn.geometry import Block, Chain, Interval, halo_of
 from xsuperres.nn.layers import ACTIVATIONS, Dropout, activation
 from xsuperres.nn.place import here, normal
@@ -104,7 +104,7 @@ class SuperResolution(Block):
             kind(inputs, inputs, spec.scale) if self.before else kind(config.width, features, spec.scale)
         )
         self.merge = Merge(features, statics, config.head_width)
-        self.head = Chain(activation(config.activation), Conv(config.head_width, spec.outputs))
+        self.head = Chain(activation(config.activation), OutputConv(config.head_width, spec.outputs))
         self.activate = activation(config.activation)
         _start_at_zero(self.head)
         for layer, module in enumerate(m for m in self.modules() if isinstance(m, Dropout)):
