@@ -66,7 +66,7 @@ class OutputConv(Conv):
         weight, bias, plane = self.conv.weight, self.conv.bias, x.shape[2:]
         assert bias is not None
         kernels = weight.permute(0, 2, 3, 1).flatten(0, 2).expand(len(x), -1, -1)  # (b, outputs taps, inputs)
-        products = torch.bmm(kernels, x.flatten(2)).view(len(x), len(bias), *weight.shape[2:], *plane)
+        products = torch.bmm(kernels, x.flatten(2)).to(bias.dtype).view(len(x), len(bias), *weight.shape[2:], *plane)
         out = bias[:, None, None].expand(len(x), -1, *plane).contiguous()
         for row, column in itertools.product(*map(range, weight.shape[2:])):
             (to_y, of_y), (to_x, of_x) = _shifted(plane[0], row - self.reach), _shifted(plane[1], column - self.reach)
