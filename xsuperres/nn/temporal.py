@@ -42,9 +42,6 @@ class RecurrentFusion(Block):
         self.output = pointwise_conv(hidden, width)
         with torch.no_grad():  # remember at first (Jozefowicz et al. 2015)
             self.input.get_parameter("module.bias")[hidden : 2 * hidden] = 1.0
-        self.middle: Tensor
-        self.register_buffer("middle", torch.zeros(1, 4 * hidden, 1, 1), persistent=False)
-        self.middle[:, 3 * hidden :] = 0.5
 
     def gates(self, features: Tensor) -> Tensor:  # (f, width, y, x) -> (f, 4 hidden, y, x)
         """Return what the frames contribute to the gates."""
@@ -60,15 +57,15 @@ class RecurrentFusion(Block):
         return added(self.output(state), features)
 
     def _step(self, opened: Tensor, memory: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return the new state, and half the new memory (b, hidden, y, x), from sigmoids (b, 4 hidden, y, x).
+        """Return the new state and memory (b, hidden, y, x) from sigmoids (b, 4 hidden, y, x).
 
         One sigmoid of all channels is much faster than one per part; a tanh(v), slower by far, is 2 sigmoid(2 v) - 1,
-        half of it a sigmoid less its middle, and the weights take in the factor of 2 of the new value's.
+        and the weights take in the factor of 2 of the new value's.
         """
-        enter, keep, leave, new = (opened - self.middle.to(opened.dtype)).chunk(4, dim=1)
-        entered = enter * new
+        enter, keep, leave, new = opened.chunk(4, dim=1)
+        entered = torch.addcmul(-enter, enter, new, value=2.0)
         memory = entered if memory is None else torch.addcmul(entered, keep, memory)
-        return leave * (2 * torch.sigmoid(4 * memory) - 1), memory
+        return torch.addcmul(-leave, leave, (2 * memory).sigmoid_(), value=2.0), memory
 
     def needs(self, out: Interval) -> Interval:
         return self.input.needs(out.grow((self.window - 1) * self.recurrent.reach))
