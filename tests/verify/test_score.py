@@ -13,9 +13,10 @@ from xsuperres.errors import ConfigError, DataError, GridError, UnitsError, Unkn
 from xsuperres.model.file import load_model
 from xsuperres.model.table import deactivate
 from xsuperres.testing import toy_field
+from xsuperres.verify.alignment import Field
 from xsuperres.verify.baselines import baseline_fields, is_temperature
-from xsuperres.verify.report import score_table
 from xsuperres.verify.score import score, training_overlap
+from xsuperres.verify.score_table import score_table
 
 STEPS = {"max_steps": 3}
 
@@ -375,18 +376,18 @@ def test_overlap_with_the_training_period(archive, model):
     with pytest.warns(XSuperResWarning, match="1 time step"):
         score(fine.isel(time=0), late.isel(time=0), metrics="rmse")
     elsewhere = late.assign_coords(lon=("lon", late.lon.values + 100, late.lon.attrs))
-    assert training_overlap(model, elsewhere)[1] == 0.0
+    assert training_overlap(model, Field.of(elsewhere))[1] == 0.0
     half = late.assign_coords(lon=("lon", late.lon.values + 12 - 360, late.lon.attrs))
-    assert training_overlap(model, half) == (1, pytest.approx(0.5))
+    assert training_overlap(model, Field.of(half)) == (1, pytest.approx(0.5))
 
 
 def test_overlap_in_another_calendar(archive):
     days = xr.date_range("2001-01-01", periods=10, calendar="360_day", use_cftime=True)
     field = archive.assign_coords(time=days)
     model = field.isel(time=slice(0, 6)).sr.fit(2, optimization=STEPS, progress=False, activate=False)
-    assert training_overlap(model, field)[0] == 5
-    assert training_overlap(model, archive.isel(time=slice(4, 10)))[0] == 1
-    assert training_overlap(model, field.drop_vars("time"))[0] == 0
+    assert training_overlap(model, Field.of(field))[0] == 5
+    assert training_overlap(model, Field.of(archive.isel(time=slice(4, 10))))[0] == 1
+    assert training_overlap(model, Field.of(field.drop_vars("time")))[0] == 0
 
 
 @pytest.mark.parametrize(
@@ -544,7 +545,7 @@ def test_report(fine, truth):
     ],
 )
 def test_temperatures(name, attrs, expected):
-    assert is_temperature(xr.DataArray(0.0, name=name, attrs=attrs)) is expected
+    assert is_temperature(name, attrs) is expected
 
 
 def test_the_default_coarse_field_is_made_as_the_model_was_trained(make_model):
@@ -574,9 +575,9 @@ def test_steps_that_were_held_out_do_not_overlap(archive):
         model = field.sr.fit(2, optimization=STEPS, validation=held, progress=False, activate=False)
         assert model.training.period == ("2001-01-01T00:00:00", "2001-01-10T00:00:00")
         assert model.training.held_out == (("2001-01-04T00:00:00", "2001-01-06T00:00:00"),)
-        assert training_overlap(model, archive.sel(time=held))[0] == 0
-        assert training_overlap(model, archive.sel(time=slice("2001-01-03", "2001-01-07")))[0] == 2
-        assert training_overlap(model, archive)[0] == 7
+        assert training_overlap(model, Field.of(archive.sel(time=held)))[0] == 0
+        assert training_overlap(model, Field.of(archive.sel(time=slice("2001-01-03", "2001-01-07"))))[0] == 2
+        assert training_overlap(model, Field.of(archive))[0] == 7
     truth = archive.sel(time=held)
     truth.sr.coarsen(2).sr.downscale(model).sr.score(truth, model=model, metrics="rmse")  # without a warning
 
@@ -587,11 +588,11 @@ def test_stretches_at_the_ends_and_in_another_calendar(archive):
     model = field.sr.fit(2, optimization=STEPS, progress=False, activate=False)
     assert model.training.period == ("2001-01-01 00:00:00", "2001-01-08 00:00:00")
     assert model.training.held_out == (("2001-01-09 00:00:00", "2001-01-10 00:00:00"),)
-    assert training_overlap(model, field)[0] == 8
+    assert training_overlap(model, Field.of(field))[0] == 8
 
 
 def test_space_holds_out_no_time(archive):
     wide = toy_field(time=4, y=16, x=80)
     model = wide.sr.fit(2, optimization=STEPS, validation="space", progress=False, activate=False)
     assert model.training.held_out == ()
-    assert training_overlap(model, wide)[0] == 4
+    assert training_overlap(model, Field.of(wide))[0] == 4

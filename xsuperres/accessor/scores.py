@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Hashable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import xarray as xr
 
@@ -92,11 +92,10 @@ class Scoring(Accessor[T]):
         from xsuperres.verify.score import score
 
         chosen = load_model(model) if isinstance(model, (str, os.PathLike)) else model
-        options: dict[str, Any] = {"model": chosen, "baselines": baselines, "metrics": metrics, "dim": dim}
-        names = [da.name for da in self._fields()]
-        truths, coarses = (self._like(names, data, what) for what, data in (("truth", truth), ("coarse", coarse)))
-        tables = [
-            score(da, true, coarse=made_from, **options)
-            for da, true, made_from in zip(self._fields(), truths, coarses, strict=True)
-        ]
+        fields, tables = self._fields(), []
+        names = [da.name for da in fields]
+        truths, coarses = self._like(names, truth, "truth"), self._like(names, coarse, "coarse")
+        for da, true, made_from in zip(fields, truths, coarses, strict=True):  # no frame between: warnings count them
+            table = score(da, true, coarse=made_from, model=chosen, baselines=baselines, metrics=metrics, dim=dim)
+            tables.append(table)
         return self._joined(tables)

@@ -11,7 +11,7 @@ from xsuperres.errors import GridError
 from xsuperres.fields.grid import grid_of
 from xsuperres.fields.regrid import regrid
 from xsuperres.testing import toy_field
-from xsuperres.verify.blocks import REGRIDDED
+from xsuperres.verify.coarse_cells import REGRIDDED
 from xsuperres.verify.score import score
 
 STATIC = ["elevation", "land_fraction"]
