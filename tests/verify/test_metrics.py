@@ -14,12 +14,15 @@ from xsuperres.fields.grid import Grid, grid_of
 from xsuperres.testing import toy_field
 from xsuperres.verify import metrics, sums
 from xsuperres.verify.metrics import METRICS, Metric, gradient_amplitude
-from xsuperres.verify.score import score
 from xsuperres.verify.sums import AreaMean, Partial
 
 UNITS = ["rmse", "mae", "bias", "consistency"]
 REGIONS = ["all", "land", "sea", "0-500 m", "500-1500 m", ">1500 m"]
 SCALE = 4
+
+
+def score(fine: xr.DataArray, truth: xr.DataArray, **options) -> xr.Dataset:
+    return fine.sr.score(truth, **options)
 
 
 def sines(lat):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from xsuperres.fields.field import Field
 from xsuperres.testing import toy_field
-from xsuperres.verify.alignment import Field
 from xsuperres.verify.regions import elevation_of, land_of, region_areas, surface_of
 
 

@@ -2,6 +2,7 @@
 
 import gc
 from dataclasses import replace
+from pathlib import Path
 
 import dask
 import numpy as np
@@ -10,15 +11,21 @@ import xarray as xr
 
 import xsuperres as xsr
 from xsuperres.errors import ConfigError, DataError, GridError, UnitsError, UnknownNameError, XSuperResWarning
+from xsuperres.fields import field as field_module
+from xsuperres.fields.field import Field
+from xsuperres.fields.forecasts import TimeAxes
 from xsuperres.model.file import load_model
 from xsuperres.model.table import deactivate
 from xsuperres.testing import toy_field
-from xsuperres.verify.alignment import Field
 from xsuperres.verify.baselines import baseline_fields, is_temperature
-from xsuperres.verify.score import score, training_overlap
+from xsuperres.verify.score import training_overlap
 from xsuperres.verify.score_table import score_table
 
 STEPS = {"max_steps": 3}
+
+
+def score(fine: xr.DataArray, truth: xr.DataArray, **options) -> xr.Dataset:
+    return fine.sr.score(truth, **options)
 
 
 @pytest.fixture(scope="module")
@@ -495,6 +502,48 @@ def test_dask_is_computed_once(fine, truth):
     guesses = baseline_fields(fields[2][0], fields[1][0])
     assert not reads
     assert all(dask.is_dask_collection(guess) for guess in guesses.values())
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize("given", [True, False])
+def test_each_array_is_understood_once(fine, truth, monkeypatch, given, lazy):
+    """Axes, cells and times are read of the field, the truth and the coarse data, and not again."""
+    calls = []
+    for module, name in ((field_module, "find_axes"), (field_module, "grid_along"), (TimeAxes, "of")):
+        right = getattr(module, name)
+
+        def counted(*args, name=name, right=right, **options):
+            calls.append(name)
+            return right(*args, **options)
+
+        monkeypatch.setattr(module, name, counted)
+    coarse = truth.sr.coarsen(2) if given else None
+    calls.clear()
+    score(fine.chunk(lat=8) if lazy else fine, truth, coarse=coarse)
+    assert {name: calls.count(name) for name in set(calls)} == dict.fromkeys(
+        ("find_axes", "grid_along", "of"), 2 + given
+    )
+
+
+def test_warnings_point_at_the_caller(fine, truth, archive, open_model):
+    """At this file, for a DataArray and for a Dataset, however deep the reason lies."""
+    bare = truth.elevation.drop_attrs().assign_attrs(standard_name="surface_altitude")  # without units
+    far = [
+        da.assign_coords(lon=da.lon + 100, elevation=bare.variable)
+        for da in (truth.sr.coarsen(2).sr.interpolate(2, like=truth), truth)
+    ]
+    late = archive.isel(time=slice(4, 8))
+    calls = {
+        "units are None": lambda: fine.sr.score(truth.drop_attrs(deep=False), metrics="rmse"),
+        "training period": lambda: late.sr.score(late, model=open_model, metrics="rmse"),
+        "was made by model": lambda: fine.sr.score(truth, model=open_model, metrics="rmse"),
+        "static field 'elevation': units are None": lambda: far[0].sr.score(far[1], model=open_model, metrics="rmse"),
+        "tas|units are None": lambda: fine.to_dataset().sr.score(truth.drop_attrs(deep=False).to_dataset()),
+    }
+    for text, call in calls.items():
+        with pytest.warns(XSuperResWarning, match=text) as caught:
+            call()
+        assert {Path(warning.filename).name for warning in caught} == {Path(__file__).name}, text
 
 
 def test_chunked_coordinates(fine, truth):

@@ -7,46 +7,27 @@ orientation, order of dims or longitude convention, or are refused.
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from xsuperres.errors import DataError, GridError
-from xsuperres.fields.forecasts import SAMPLES, TimeAxes
-from xsuperres.fields.grid import Grid, grid_of, native
+from xsuperres.fields.field import Field
+from xsuperres.fields.forecasts import SAMPLES
+from xsuperres.fields.grid import Grid
 from xsuperres.fields.steps import at_valid_times, check_times, is_series, off_label
 from xsuperres.fields.times import is_dated
 
-__all__ = ["Field", "at_times_of", "canonical", "check_same_times", "is_time", "on_grid", "times_of"]
+__all__ = ["at_times_of", "check_same_times", "is_time", "loaded_coords", "on_grid", "times_of"]
 
 
-@dataclass(frozen=True, eq=False)
-class Field:
-    """A DataArray and what was read of it once: its grid."""
-
-    da: xr.DataArray
-    grid: Grid
-
-    @classmethod
-    def of(cls, da: xr.DataArray) -> Field:
-        """Return `da` with its coordinates in memory, computed together; the data stay lazy."""
-        if any(c.chunks is not None for c in da.coords.values()):
-            da = da.assign_coords(da.coords.to_dataset().compute().coords)
-        return cls(da, grid_of(da))
-
-    @property
-    def lead(self) -> tuple[Hashable, ...]:
-        """The dims outside the plane."""
-        return tuple(dim for dim in self.da.dims if dim not in self.grid.dims)
-
-
-def canonical(field: Field) -> xr.Variable:
-    """Return the values of a field as (..., y, x) in canonical order; lazy."""
-    grid, variable = field.grid, native(field.da).variable
-    plane = {grid.y.dim: grid.y.order, grid.x.dim: grid.x.order}
-    return variable.transpose(*field.lead, *grid.dims).isel(plane)
+def loaded_coords(field: Field) -> Field:
+    """Return a field with its coordinates in memory, computed together; the data stay lazy."""
+    da = field.array
+    if not any(variable.chunks is not None for variable in da.coords.variables.values()):
+        return field
+    return Field(da.assign_coords(da.coords.to_dataset().compute().coords), axes=field.axes)
 
 
 def on_grid(field: Field, grid: Grid, *, what: str) -> xr.Variable:
@@ -70,7 +51,7 @@ def on_grid(field: Field, grid: Grid, *, what: str) -> xr.Variable:
     >>> import xsuperres as xsr
     >>> field = xsr.testing.toy_field(time=1, y=4, x=6)
     >>> turned = field.transpose("lon", "lat", "time").isel(lat=slice(None, None, -1))
-    >>> bool((on_grid(Field.of(turned), grid_of(field), what="truth") == field.values).all())
+    >>> bool((on_grid(Field(turned), Field(field).grid, what="truth") == field.values).all())
     True
     """
     theirs = field.grid
@@ -82,7 +63,7 @@ def on_grid(field: Field, grid: Grid, *, what: str) -> xr.Variable:
             f"{'' if why is None else ': ' + why}. Cut both to the same domain first (.sel or .isel); nothing is "
             "joined or interpolated silently."
         )
-    values = canonical(field)
+    values = field.canonical()
     if location.columns[0]:  # a circle that begins elsewhere
         values = values.isel({theirs.x.dim: location.columns})
     return xr.Variable((*values.dims[:-2], *grid.dims), values.data)
@@ -102,13 +83,12 @@ def at_times_of(field: Field, other: Field) -> Field:
     DataError
         If it lacks some of the valid times, or they are unknown.
     """
-    time, axes = other.grid.time, TimeAxes.of(field.da, field.grid.time)
-    if not is_series(other.da, time) or not off_label(field.da, axes):
+    if not is_series(other) or not off_label(field):
         return other
-    placed = at_valid_times(other.da, str(time), field.da, field.grid.time)
-    assert axes.valid is not None  # else refused
-    labels = {SAMPLES: (axes.valid.dims, axes.valid.values, {"standard_name": "time"})}
-    return Field(placed.assign_coords(labels), replace(other.grid, time=field.grid.time))
+    placed, valid = at_valid_times(other, field), field.times.valid
+    assert valid is not None  # else refused
+    labels = {SAMPLES: (valid.dims, valid.values, {"standard_name": "time"})}
+    return Field(placed.array.assign_coords(labels), axes=placed.axes, cells_of=other)
 
 
 def check_same_times(field: Field, other: Field, *, what: str) -> None:
@@ -126,28 +106,29 @@ def check_same_times(field: Field, other: Field, *, what: str) -> None:
     DataError
         If a dimension, a size or a coordinate differs.
     """
-    extra = [dim for dim in other.lead if dim not in field.da.dims]
+    extra = [dim for dim in other.lead if dim not in field.array.dims]
     if extra:
         raise DataError(
-            f"{what} has dims {extra} that the scored field has not ({tuple(map(str, field.da.dims))}); select one "
+            f"{what} has dims {extra} that the scored field has not ({tuple(map(str, field.array.dims))}); select one "
             "position along them, or score a field that has them."
         )
     for dim in other.lead:
-        if field.da.sizes[dim] != other.da.sizes[dim]:
+        expected, got = (each.array.sizes[dim] for each in (field, other))
+        if expected != got:
             raise DataError(
-                f"{what} has {other.da.sizes[dim]} steps along {dim!r}, the scored field has {field.da.sizes[dim]}; "
-                "select the same ones from both."
+                f"{what} has {got} steps along {dim!r}, the scored field has {expected}; select the same ones from "
+                "both."
             )
     for name in _compared(field, other):
-        _check_equal(name, field.da.coords[name].values, other.da.coords[name].values, what)
-    check_times(other.da, other.grid.time, field.da, field.grid.time, what=what, every=True)
+        _check_equal(name, field.array.coords[name].values, other.array.coords[name].values, what)
+    check_times(other, field, what=what, every=True)
 
 
 def _compared(field: Field, other: Field) -> list[Hashable]:
     """Return the coordinates that must agree: those along shared dims, and a scalar time that is no date."""
-    times = [name for name, c in other.da.coords.items() if not c.dims and is_time(name, c)]
-    found = [name for name in (*other.lead, *times) if name in field.da.coords and name in other.da.coords]
-    dated = {n: all(is_dated(each.da.coords[n].variable) for each in (field, other)) for n in found}
+    times = [name for name, c in other.array.coords.items() if not c.dims and is_time(name, c)]
+    found = [name for name in (*other.lead, *times) if name in field.array.coords and name in other.array.coords]
+    dated = {n: all(is_dated(each.array.coords[n].variable) for each in (field, other)) for n in found}
     return [name for name in found if name in other.lead or not dated[name]]
 
 
@@ -179,12 +160,11 @@ def _text(value: Any) -> str:
 
 
 def times_of(field: Field) -> np.ndarray:
-    """Return the times of a field: valid ones of a forecast, else along its time dimension, or the one it was selected at.
+    """Return the times of a field: valid ones of a forecast, else along its time dimension, or its only one.
 
     Empty if unknown.
     """
-    coords, time = field.da.coords, field.grid.time
-    valid = TimeAxes.of(field.da, time).valid
+    coords, time, valid = field.array.coords, field.axes.time, field.times.valid
     if valid is not None:
         return np.asarray(valid.values).ravel()
     if time in coords:

@@ -17,15 +17,16 @@ import xarray as xr
 
 from xsuperres.errors import ConfigError, UnitsError
 from xsuperres.fields.baselines import LAPSE_RATE
-from xsuperres.fields.checks import check_units, check_values
+from xsuperres.fields.checks import check_units
+from xsuperres.fields.field import Field
 from xsuperres.fields.grid import Grid, Location
 from xsuperres.fields.static import anomalies
 from xsuperres.model.artefact import SRModel, Target
 from xsuperres.registry import Registry
-from xsuperres.verify.alignment import Field
+from xsuperres.verify.alignment import loaded_coords
 from xsuperres.verify.coarse_cells import scale_between
 from xsuperres.verify.regions import elevation_of, surface_of
-from xsuperres.verify.sums import Product, Refined
+from xsuperres.verify.sums import Baseline, CoarseBlock
 
 __all__ = [
     "BASELINES",
@@ -86,7 +87,7 @@ class BaselineInputs:
     @classmethod
     def of(
         cls,
-        coarse: xr.DataArray,
+        coarse: Field,
         fine: Sequence[Field],
         scale: int,
         *,
@@ -102,7 +103,7 @@ class BaselineInputs:
         surface, notes = surface_of(fine, grid, model, location)
         inputs = cls(
             name=coarse.name,
-            attrs=coarse.attrs,
+            attrs=coarse.array.attrs,
             grid=grid,
             scale=scale,
             surface=surface,
@@ -149,10 +150,12 @@ class BaselineInputs:
                 planes = self.target.climatology[0][coarse], self.target.climatology[1][np.ix_(rows, columns)]
         return TrainedUnits(self.target, planes)
 
-    def trained_on(self, change: Callable[[np.ndarray], np.ndarray]) -> Product:
+    def trained_on(self, change: Callable[[np.ndarray], np.ndarray]) -> Baseline:
         """Return the baseline that is a change of bicubic in the model's transformed units."""
         units = self.trained_units
-        return lambda refined: units.back(change(refined.by("bicubic", units.forth))).astype(refined.coarse.dtype)
+        return lambda coarse: units.back(change(coarse.interpolated("bicubic", units.forth))).astype(
+            coarse.values.dtype
+        )
 
 
 class TrainedUnits:
@@ -183,21 +186,21 @@ def model_location(model: SRModel, grid: Grid, scale: int) -> Location | None:
     return location
 
 
-BASELINES: Registry[Callable[[BaselineInputs], Product]] = Registry("baseline")
+BASELINES: Registry[Callable[[BaselineInputs], Baseline]] = Registry("baseline")
 
 
 @BASELINES.add("bilinear")
-def _bilinear(_: BaselineInputs) -> Product:
-    return lambda refined: refined.by("bilinear")
+def _bilinear(_: BaselineInputs) -> Baseline:
+    return lambda coarse: coarse.interpolated("bilinear")
 
 
 @BASELINES.add("bicubic")
-def _bicubic(_: BaselineInputs) -> Product:
-    return lambda refined: refined.by("bicubic")
+def _bicubic(_: BaselineInputs) -> Baseline:
+    return lambda coarse: coarse.interpolated("bicubic")
 
 
 @BASELINES.add("lapse")
-def _lapse(inputs: BaselineInputs) -> Product:
+def _lapse(inputs: BaselineInputs) -> Baseline:
     """Bicubic - 6.5 K/km x elevation anomaly."""
     if not is_temperature(inputs.name, inputs.attrs):
         raise UndefinedBaselineError("the variable is not a temperature")
@@ -205,11 +208,11 @@ def _lapse(inputs: BaselineInputs) -> Product:
     if elevation is None:
         raise UndefinedBaselineError("elevation is not known (a 2-D coordinate with standard_name surface_altitude)")
     change = LAPSE_RATE * inputs.anomalies_of({"elevation": elevation})[0]
-    return lambda refined: (refined.by("bicubic") + change).astype(refined.coarse.dtype)
+    return lambda coarse: (coarse.interpolated("bicubic") + change).astype(coarse.values.dtype)
 
 
 @BASELINES.add("static_regression")
-def _static_regression(inputs: BaselineInputs) -> Product:
+def _static_regression(inputs: BaselineInputs) -> Baseline:
     """Bicubic + the model's pooled coefficients x static anomalies."""
     model = inputs.trained()
     if not model.static_scaling.names:
@@ -235,7 +238,7 @@ def _static_of(inputs: BaselineInputs, model: SRModel, name: str) -> xr.DataArra
 
 
 @BASELINES.add("delta")
-def _delta(inputs: BaselineInputs) -> Product:
+def _delta(inputs: BaselineInputs) -> Baseline:
     """Bicubic + the mean training residual of each cell."""
     (delta,) = inputs.per_cell("delta")
     plane = np.nan_to_num(delta)
@@ -243,7 +246,7 @@ def _delta(inputs: BaselineInputs) -> Product:
 
 
 @BASELINES.add("regression")
-def _regression(inputs: BaselineInputs) -> Product:
+def _regression(inputs: BaselineInputs) -> Baseline:
     """Per-cell linear regression on bicubic; bicubic itself where none was fitted."""
     slope, intercept = inputs.per_cell("slope", "intercept")
     known = np.isfinite(slope) & np.isfinite(intercept)
@@ -269,7 +272,7 @@ def is_temperature(name: Hashable, attrs: Mapping[str, Any]) -> bool:
 
 def defined_baselines(
     inputs: BaselineInputs, names: str | Iterable[str] | None = None
-) -> tuple[dict[str, Product], dict[str, str]]:
+) -> tuple[dict[str, Baseline], dict[str, str]]:
     """Return the baselines that are defined, ready for blocks of the coarse field, and why others are not.
 
     Parameters
@@ -284,17 +287,17 @@ def defined_baselines(
     """
     asked = [names] if isinstance(names, str) else names
     wanted = list(BASELINES) if asked is None else [BASELINES.canonical(name) for name in asked]
-    products: dict[str, Product] = {}
+    defined: dict[str, Baseline] = {}
     absent: dict[str, str] = {}
     for name in wanted:
         try:
-            products[name] = BASELINES.get(name)(inputs)
+            defined[name] = BASELINES.get(name)(inputs)
         except UndefinedBaselineError as reason:
             absent[name] = str(reason)
     if asked is not None and absent:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in absent.items())
         raise ConfigError(f"Baselines that were asked for are not defined here ({reasons}); leave them out.")
-    return products, absent
+    return defined, absent
 
 
 def baseline_fields(
@@ -334,35 +337,33 @@ def baseline_fields(
     >>> list(baseline_fields(fine.sr.coarsen(2), fine))
     ['bilinear', 'bicubic', 'lapse']
     """
-    check_values(coarse)
-    source, target = Field.of(coarse), Field.of(like)
+    source, target = loaded_coords(Field.of(coarse)), loaded_coords(Field(like))
     scale, cells = scale_between(target.grid, source)
-    inputs, _ = BaselineInputs.of(coarse, [target], scale, model=model)
-    products, _ = defined_baselines(inputs, names)
+    inputs, _ = BaselineInputs.of(source, [target], scale, model=model)
+    defined, _ = defined_baselines(inputs, names)
     assert cells.values is not None
-    refined = Refined(cells.values.data, scale, periodic=cells.periodic)
-    return {name: _labelled(_of_all(product, refined), source, target.grid) for name, product in products.items()}
+    whole = CoarseBlock(cells.values.data, scale, periodic=cells.periodic)
+    return {name: _labelled(_everywhere(baseline, whole), source, target.grid) for name, baseline in defined.items()}
 
 
-def _of_all(product: Product, refined: Refined) -> Any:
+def _everywhere(baseline: Baseline, coarse: CoarseBlock) -> Any:
     """Return a baseline of a whole coarse field; of a dask array block by block, of whole planes."""
-    coarse = refined.coarse
-    if isinstance(coarse, np.ndarray):
-        return product(refined)
-    planes = coarse.rechunk({coarse.ndim - 2: -1, coarse.ndim - 1: -1})
-    fine = [(size * refined.scale,) for size in planes.shape[-2:]]
+    values = coarse.values
+    if isinstance(values, np.ndarray):
+        return baseline(coarse)
+    planes = values.rechunk({values.ndim - 2: -1, values.ndim - 1: -1})
     return planes.map_blocks(
-        lambda block: product(Refined(block, refined.scale, periodic=refined.periodic)),
-        chunks=(*planes.chunks[:-2], *fine),
-        dtype=coarse.dtype,
-        meta=np.empty((0,) * coarse.ndim, coarse.dtype),
+        lambda block: baseline(CoarseBlock(block, coarse.scale, periodic=coarse.periodic)),
+        chunks=(*planes.chunks[:-2], *((size * coarse.scale,) for size in planes.shape[-2:])),
+        dtype=values.dtype,
+        meta=np.empty((0,) * values.ndim, values.dtype),
     )
 
 
 def _labelled(values: Any, coarse: Field, grid: Grid) -> xr.DataArray:
     """Return canonical fine values with the coordinates of `grid`, and the order of dims of the coarse field."""
-    lead = {n: c for n, c in coarse.da.coords.items() if set(c.dims) <= set(coarse.lead)}
-    out = xr.DataArray(values, dims=(*coarse.lead, *grid.dims), coords=lead, attrs=coarse.da.attrs)
+    lead = {n: c for n, c in coarse.array.coords.items() if set(c.dims) <= set(coarse.lead)}
+    out = xr.DataArray(values, dims=(*coarse.lead, *grid.dims), coords=lead, attrs=coarse.array.attrs)
     names = dict(zip(coarse.grid.dims, grid.dims, strict=True))
-    out = out.rename(coarse.da.name).assign_coords(grid.coords.coords)
-    return grid.restored(out, tuple(names.get(str(dim), dim) for dim in coarse.da.dims))
+    out = out.rename(coarse.array.name).assign_coords(grid.coords.coords)
+    return grid.restored(out, tuple(names.get(str(dim), dim) for dim in coarse.array.dims))

@@ -14,11 +14,10 @@ import xarray as xr
 from xsuperres.config import DataConfig
 from xsuperres.errors import GridError
 from xsuperres.fields.axes import Axis
-from xsuperres.fields.grid import Grid, Location
-from xsuperres.fields.labels import named_like
+from xsuperres.fields.field import Field
+from xsuperres.fields.grid import Grid, Location, named_like
 from xsuperres.fields.regrid import NEAR, covered, regrid
 from xsuperres.model.artefact import SRModel
-from xsuperres.verify.alignment import Field, canonical
 
 __all__ = ["REGRIDDED", "CoarseCells", "on_coarse_cells", "scale_between"]
 
@@ -80,13 +79,14 @@ def on_coarse_cells(
             "made from, and cut field and truth to what it covers."
         )
     least = (DataConfig() if model is None else model.data).minimum_valid_fraction
-    moved = Field(regrid(coarse.da, wanted, minimum_valid_fraction=least), wanted)
-    return CoarseCells(canonical(moved), wanted.x.periodic), [] if own.locate(wanted) is not None else [REGRIDDED]
+    moved = regrid(coarse, wanted, minimum_valid_fraction=least)
+    notes = [] if own.locate(wanted) is not None else [REGRIDDED]
+    return CoarseCells(moved.canonical(), wanted.x.periodic), notes
 
 
 def _in_order(coarse: Field, location: Location) -> CoarseCells:
     """Return the values of coarse cells in the order of the groups at which they lie."""
-    values = canonical(coarse)
+    values = coarse.canonical()
     if location.columns[0]:  # a circle that begins elsewhere
         values = values.isel({coarse.grid.x.dim: np.argsort(location.columns)})
     return CoarseCells(values, coarse.grid.x.periodic)

@@ -145,29 +145,34 @@ def gradient_amplitude(values: np.ndarray, grid: Grid) -> np.ndarray:
 
 def _mean_square_slope(values: np.ndarray, steps: np.ndarray, *, periodic: bool) -> np.ndarray:
     """Return the mean of the squared differences per length to the two neighbours along the last axis."""
-    ahead = np.diff(values, append=values[..., :1]) if periodic else np.diff(values)
-    ahead /= steps
-    ahead *= ahead
-    missing = np.isnan(ahead)
+    square = np.diff(values, append=values[..., :1]) if periodic else np.diff(values)
+    square /= steps
+    square *= square
+    missing = np.isnan(square)
     if missing.any():
-        ahead[missing] = 0.0
-        count = _to_both_ends((~missing).astype(np.float64), periodic=periodic)
-        return _ratio(_to_both_ends(ahead, periodic=periodic), count)
-    total = _to_both_ends(ahead, periodic=periodic)
-    if periodic:
-        total *= 0.5
-    else:
-        total[..., 1:-1] *= 0.5
+        square[missing] = 0.0
+        count = _of_both_sides((~missing).astype(np.float64), values)
+        return _ratio(_of_both_sides(square, values), count)
+    total = _of_both_sides(square, values)
+    inner = total if periodic else total[..., 1:-1]
+    inner *= 0.5
     return total
 
 
-def _to_both_ends(between: np.ndarray, *, periodic: bool) -> np.ndarray:
-    """Return for each cell the sum of what lies between it and its neighbours along the last axis."""
-    if periodic:
-        return np.roll(between, 1, axis=-1) + between
-    total = np.zeros((*between.shape[:-1], between.shape[-1] + 1))
-    total[..., :-1] = between
-    total[..., 1:] += between
+def _of_both_sides(between: np.ndarray, cells: np.ndarray) -> np.ndarray:
+    """Return for each cell the sum of what lies between it and its neighbours along the last axis; on a circle n of n.
+
+    Examples
+    --------
+    >>> cells = np.zeros(3)
+    >>> _of_both_sides(np.array([1.0, 2.0]), cells), _of_both_sides(np.array([1.0, 2.0, 4.0]), cells)
+    (array([1., 3., 2.]), array([5., 3., 6.]))
+    """
+    total = np.zeros_like(cells)
+    total[..., : between.shape[-1]] = between
+    total[..., 1:] += between[..., : cells.shape[-1] - 1]
+    if between.shape == cells.shape:
+        total[..., 0] += between[..., -1]
     return total
 
 

@@ -13,8 +13,9 @@ import numpy as np
 import xarray as xr
 
 from xsuperres.errors import DataError, XSuperResError
+from xsuperres.fields.field import Field
 from xsuperres.fields.grid import Grid
-from xsuperres.verify.alignment import Field, canonical, on_grid
+from xsuperres.verify.alignment import on_grid
 from xsuperres.verify.canvas import draw_coast, draw_map, make_canvas
 from xsuperres.verify.regions import land_of, surface_of
 
@@ -183,8 +184,8 @@ def plot_maps(
     """
     plt = _pyplot()
     given = {"coarse": coarse, "bicubic": bicubic, "network": network, "truth": truth}
-    planes = {name: Field.of(_single(da, name)) for name, da in given.items()}
-    true, grid = planes["truth"].da, planes["truth"].grid
+    planes = {name: Field(_single(da, name)) for name, da in given.items()}
+    true, grid = planes["truth"].array, planes["truth"].grid
     units = str(true.attrs.get("units", ""))
     fields, errors = _maps(planes, units)
     land = land_of(surface_of([planes[name] for name in ("truth", "network", "bicubic")], grid)[0])
@@ -219,8 +220,8 @@ def _single(da: xr.DataArray, what: str) -> xr.DataArray:
 def _maps(planes: dict[str, Field], units: str) -> tuple[list[_Plane], list[_Plane]]:
     """Return the four fields and the two errors, in canonical order."""
     grid, coarse = planes["truth"].grid, planes["coarse"]
-    true = canonical(planes["truth"]).values.astype(np.float64)
-    fields, errors = [_Plane(canonical(coarse).values, coarse.grid, "coarse")], []
+    true = planes["truth"].canonical().values.astype(np.float64)
+    fields, errors = [_Plane(coarse.canonical().values, coarse.grid, "coarse")], []
     for name in ("bicubic", "network"):
         values = on_grid(planes[name], grid, what=name).values.astype(np.float64)
         error = values - true

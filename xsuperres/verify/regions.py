@@ -11,10 +11,10 @@ import numpy as np
 import xarray as xr
 
 from xsuperres.errors import StaticFieldError
+from xsuperres.fields.field import Field
 from xsuperres.fields.grid import Grid, Location
 from xsuperres.fields.static import ELEVATION, LAND, find_static, named
 from xsuperres.model.artefact import SRModel
-from xsuperres.verify.alignment import Field
 
 __all__ = ["elevation_of", "land_of", "region_areas", "surface_of"]
 
@@ -43,31 +43,30 @@ def surface_of(
     notes: list[str] = []
     wanted = set(model.static_scaling.names) if model else set()
     for source in sources:
-        names = _riding(source, wanted)
-        spot = source.grid.locate(grid) if names else None
-        for name in names if spot else []:
+        here = source.grid.locate(grid)
+        for name, carrier in _riding(source, wanted).items() if here else []:
             try:
-                plane = find_static(source.da, source.grid, [name])[name]
+                plane = find_static(carrier, source.grid, [name])[name]
             except StaticFieldError as error:
                 notes.append(str(error))
                 continue
-            if spot and name not in planes:
-                planes[name] = _cut(plane, source.grid, spot, grid)
+            if here and name not in planes:
+                planes[name] = _cut(plane, source.grid, here, grid)
     if model is not None and location is not None:
-        for label, stored in model.static.data_vars.items():
-            if str(label) not in planes:
-                planes[str(label)] = _cut(stored, model.grid, location, grid)
+        trained = {str(name): plane for name, plane in model.static.data_vars.items()}
+        planes |= {n: _cut(plane, model.grid, location, grid) for n, plane in trained.items() if n not in planes}
     return xr.Dataset(planes), list(dict.fromkeys(notes))
 
 
-def _riding(field: Field, wanted: set[str]) -> list[str]:
-    """Return the names of the planes that ride on a field and tell elevation, land, or something wanted."""
-    planes = {str(name): c for name, c in field.da.coords.items() if set(c.dims) == set(field.grid.dims)}
-    return [
-        name
+def _riding(field: Field, wanted: set[str]) -> dict[str, xr.DataArray]:
+    """Return arrays with one coordinate each: the planes that ride on a field and are elevation, land, or wanted."""
+    dims, variables = set(field.grid.dims), field.array.coords.variables
+    planes = {str(name): variable for name, variable in variables.items() if set(variable.dims) == dims}
+    return {
+        name: xr.DataArray(plane, {name: plane})
         for name, plane in planes.items()
-        if name in wanted or named(xr.Dataset({name: plane.variable}), (*ELEVATION, *LAND)) is not None
-    ]
+        if name in wanted or named(xr.Dataset({name: plane}), (*ELEVATION, *LAND)) is not None
+    }
 
 
 def _cut(plane: xr.DataArray, own: Grid, location: Location, grid: Grid) -> xr.DataArray:
@@ -104,7 +103,7 @@ def region_areas(grid: Grid, surface: xr.Dataset) -> dict[str, np.ndarray]:
     Examples
     --------
     >>> import xsuperres as xsr
-    >>> field = Field.of(xsr.testing.toy_field(time=1, y=8, x=12))
+    >>> field = Field(xsr.testing.toy_field(time=1, y=8, x=12))
     >>> surface, _ = surface_of([field], field.grid)
     >>> list(region_areas(field.grid, surface))
     ['all', 'land', 'sea', '0-500 m', '500-1500 m', '>1500 m']

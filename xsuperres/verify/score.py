@@ -7,21 +7,21 @@ at the end.
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Hashable, Iterable, Mapping
 
 import numpy as np
 import xarray as xr
 
 from xsuperres.config import DataConfig
-from xsuperres.errors import ConfigError, XSuperResWarning, unknown_name
+from xsuperres.errors import ConfigError, unknown_name, warn
 from xsuperres.fields.axes import Axis, check_divisible
-from xsuperres.fields.checks import check_units, check_values
+from xsuperres.fields.checks import check_units
+from xsuperres.fields.field import Field
 from xsuperres.fields.grid import check_scale
 from xsuperres.fields.pairs import ratio
 from xsuperres.model.artefact import SRModel
 from xsuperres.model.table import known_model
-from xsuperres.verify.alignment import Field, at_times_of, canonical, check_same_times, on_grid, times_of
+from xsuperres.verify.alignment import at_times_of, check_same_times, loaded_coords, on_grid, times_of
 from xsuperres.verify.baselines import BaselineInputs, defined_baselines
 from xsuperres.verify.coarse_cells import CoarseCells, on_coarse_cells
 from xsuperres.verify.metrics import METRICS, Metric
@@ -37,10 +37,10 @@ _TRUTH_INSTEAD = "baselines are of the coarsened truth, the field is of regridde
 
 
 def score(
-    fine: xr.DataArray,
-    truth: xr.DataArray,
+    fine: Field,
+    truth: Field,
     *,
-    coarse: xr.DataArray | None = None,
+    coarse: Field | None = None,
     model: SRModel | None = None,
     baselines: Names = None,
     metrics: Names = None,
@@ -48,76 +48,70 @@ def score(
 ) -> xr.Dataset:
     """Score a field against the truth with the baselines; see `SuperResolutionAccessor.score`.
 
-    Warnings point at the caller of the accessor's method, which calls this function.
-
     Examples
     --------
     >>> import xsuperres as xsr
     >>> truth = xsr.testing.toy_field(time=2, y=8, x=12)
     >>> coarse = truth.sr.coarsen(2)
-    >>> table = score(coarse.sr.interpolate(2, like=truth), truth, coarse=coarse, metrics=["rmse", "bias"])
+    >>> fields = (Field(da) for da in (coarse.sr.interpolate(2, like=truth), truth, coarse))
+    >>> table = score(next(fields), next(fields), coarse=next(fields), metrics=["rmse", "bias"])
     >>> table["product"].values.tolist(), table.rmse.attrs["units"]
     (['prediction', 'bilinear', 'bicubic', 'lapse'], 'K')
     >>> bool(table.rmse[3, 0] < table.rmse[2, 0])
     True
     """
-    for da in (fine, truth) if coarse is None else (fine, truth, coarse):
-        check_values(da)
-    units = fine.attrs.get("units")
-    field, source = Field.of(fine), None if coarse is None else Field.of(coarse)
-    true = at_times_of(field, Field.of(truth))
-    check_same_times(field, true, what="truth")
-    check_units(truth, units, what="truth", like="the scored field")
+    fine = loaded_coords(fine)
+    truth = at_times_of(fine, loaded_coords(truth))
+    check_same_times(fine, truth, what="truth")
+    check_units(truth.array, fine.units, what="truth", like="the scored field")
     model, why_no_model = _model_of(fine, model)
-    left = _left(field, dim)
+    left = _left(fine, dim)
     if model is not None:
         trained = xr.DataArray(0.0, attrs={"units": model.target(fine.name).variable.units})
-        check_units(trained, units, what="model")
-        _warn_of_overlap(model, true)
-    if source is not None:
-        check_same_times(field, source, what="coarse")
-        check_units(source.da, units, what="coarse", like="the scored field")
-    truth_cells = on_grid(true, field.grid, what="truth")
-    scale, coarse_cells, notes = _made_from(field, source, model)
-    labels = true.da if source is None else source.da
-    inputs, unusable = BaselineInputs.of(labels, [field, true], scale, model=model, why_no_model=why_no_model)
+        check_units(trained, fine.units, what="model")
+        _warn_of_overlap(model, truth)
+    if coarse is not None:
+        coarse = loaded_coords(coarse)
+        check_same_times(fine, coarse, what="coarse")
+        check_units(coarse.array, fine.units, what="coarse", like="the scored field")
+    truth_cells = on_grid(truth, fine.grid, what="truth")
+    scale, coarse_cells, notes = _made_from(fine, coarse, model)
+    inputs, unusable = BaselineInputs.of(coarse or truth, [fine, truth], scale, model=model, why_no_model=why_no_model)
     products, absent = defined_baselines(inputs, baselines)
     for reason in dict.fromkeys(absent.values()):
         unusable.append(f"no {', '.join(name for name in absent if absent[name] == reason)}: {reason}")
     chosen = _chosen(metrics)
-    regions = region_areas(field.grid, inputs.surface)
+    regions = region_areas(fine.grid, inputs.surface)
     summation = Summation(
-        domain=Domain.of(field, scale, regions.values(), left),
+        domain=Domain.of(fine, scale, regions.values(), left),
         baselines=tuple(products.values()),
         partials=tuple(dict.fromkeys(partial for metric in chosen.values() for partial in metric.partials)),
         periodic=coarse_cells.periodic,
         minimum_valid_fraction=(DataConfig() if model is None else model.data).minimum_valid_fraction,
     )
-    totals = summation.totals(canonical(field), truth_cells, coarse_cells.values)
+    totals = summation.totals(fine.canonical(), truth_cells, coarse_cells.values)
     values = {name: summation.by_region(metric(totals)) for name, metric in chosen.items()}
     described = {"variable": str(fine.name), "scale": scale}
     if model is not None:
         described["model"] = model.identity
     if notes or unusable:
         described["note"] = "; ".join([*notes, *unusable])
-    table = _labelled(values, field, [_name_of(fine), *products], list(regions), left)
-    return _with_units(table, truth.attrs.get("units", units)).assign_attrs(described)
+    table = _labelled(values, fine, [_name_of(fine), *products], list(regions), left)
+    return _with_units(table, fine.units if truth.units is None else truth.units).assign_attrs(described)
 
 
-def _name_of(fine: xr.DataArray) -> str:
-    return "network" if "xsuperres_model" in fine.attrs else "prediction"
+def _name_of(fine: Field) -> str:
+    return "network" if "xsuperres_model" in fine.array.attrs else "prediction"
 
 
-def _model_of(fine: xr.DataArray, model: SRModel | None) -> tuple[SRModel | None, str]:
+def _model_of(fine: Field, model: SRModel | None) -> tuple[SRModel | None, str]:
     """Return the model behind `fine` (`model`, else by the digest in the attributes), and why there is none."""
-    digest = fine.attrs.get("xsuperres_model")
+    digest = fine.array.attrs.get("xsuperres_model")
     if model is not None:
         if digest is not None and digest != model.identity:
-            warnings.warn(
+            warn(
                 f"The field was made by model {str(digest)[:12]}, the model given is {model.identity[:12]}: the "
-                "trained baselines are those of the model given.",
-                XSuperResWarning,
-                stacklevel=4,
+                "trained baselines are those of the model given."
             )
         return model, ""
     if digest is None:
@@ -129,7 +123,7 @@ def _model_of(fine: xr.DataArray, model: SRModel | None) -> tuple[SRModel | None
 
 def _left(field: Field, dim: Hashable | Iterable[Hashable] | None) -> list[Hashable]:
     """Return the dims that are not reduced over; an unknown name is an error, and so is one that the table needs."""
-    dims = field.da.dims
+    dims = field.array.dims
     clash = sorted({"product", "region"} & set(map(str, dims)))
     if clash:
         raise ConfigError(f"The table has dims of its own called product and region; rename the field's {clash} first.")
@@ -153,12 +147,12 @@ def _chosen(metrics: Names) -> dict[str, Metric]:
 
 def _made_from(field: Field, coarse: Field | None, model: SRModel | None) -> tuple[int, CoarseCells, list[str]]:
     """Return the scale, the coarse cells that the field was made from, and what is to be said of them."""
-    regridded = _MARK in field.da.attrs
+    regridded = _MARK in field.array.attrs
     scale = None if model is None else model.scale
-    if "xsuperres_scale" in field.da.attrs:
-        scale = check_scale(field.da.attrs["xsuperres_scale"])
+    if "xsuperres_scale" in field.array.attrs:
+        scale = check_scale(field.array.attrs["xsuperres_scale"])
     if coarse is not None:
-        scale = ratio(coarse.da, field.da) if scale is None else scale
+        scale = ratio(coarse.grid, field.grid) if scale is None else scale
         return scale, *on_coarse_cells(coarse, field.grid, scale, model, regridded=regridded)
     if model is not None and model.paired:
         raise ConfigError(
@@ -186,7 +180,7 @@ def _labelled(
     table = xr.Dataset({name: (dims, array) for name, array in values.items()})
     table = table.assign_coords(product=products, region=regions)
     grid = field.grid
-    outside = {n: c for n, c in field.da.coords.items() if not set(c.dims) & set(grid.dims)}
+    outside = {n: c for n, c in field.array.coords.items() if not set(c.dims) & set(grid.dims)}
     plane = dict(grid.coords.coords.items())
     table = table.assign_coords({n: c for n, c in (outside | plane).items() if set(c.dims) <= set(left)})
     flips = {axis.dim: slice(None, None, -1) for axis in (grid.y, grid.x) if axis.flipped and axis.dim in left}
@@ -208,12 +202,10 @@ def _warn_of_overlap(model: SRModel, truth: Field) -> None:
     steps, share = training_overlap(model, truth)
     if steps and share and model.training.period:
         first, last = model.training.period
-        warnings.warn(
+        warn(
             f"{steps} time step(s) of the truth lie in the model's training period ({first} to {last}), and "
             f"{share:.0%} of its cells in the training domain: the scores flatter the network and the trained "
-            "baselines. Score a period or a domain that was held out.",
-            XSuperResWarning,
-            stacklevel=4,
+            "baselines. Score a period or a domain that was held out."
         )
 
 

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from xsuperres.fields.field import Field
 from xsuperres.fields.grid import Grid
 from xsuperres.fields.resample import coarsen_array, interpolate_array
-from xsuperres.verify.alignment import Field
 
-__all__ = ["AreaMean", "Cells", "Domain", "Partial", "Product", "Refined", "Summation"]
+__all__ = ["AreaMean", "Baseline", "Cells", "CoarseBlock", "Domain", "Partial", "Summation"]
 
 _SLAB = 2**17  # cells that are worked on at a time: their float64 copies stay in the processor's cache
 _BLOCK = 2**24  # cells of a lazy block, where chunks along y or x had to be joined
@@ -68,11 +68,6 @@ class Domain:
         """Cell areas (y, x)."""
         return self.grid.area
 
-    @cached_property
-    def _columns(self) -> np.ndarray:
-        """The areas as (cell, region)."""
-        return np.ascontiguousarray(self.regions.reshape(len(self.regions), -1).T)
-
     def sums(self, values: np.ndarray) -> np.ndarray:
         """Return the sums of `values` (*lead, y, x) times the cell areas in each region: (region, *left).
 
@@ -81,8 +76,8 @@ class Domain:
         total = values.sum(tuple(np.flatnonzero(self.reduced[:-2])), dtype=np.float64)  # cheaper before areas come in
         match self.reduced[-2:]:
             case (True, True):
-                by_region = total.reshape(-1, len(self._columns)) @ self._columns
-                return by_region.T.reshape(-1, *total.shape[:-2])
+                by_region = self.regions.reshape(len(self.regions), -1) @ total.reshape(-1, self.area.size).T
+                return by_region.reshape(-1, *total.shape[:-2])
             case (True, False):
                 return np.einsum("...yx,ryx->r...x", total, self.regions)
             case (False, True):
@@ -191,12 +186,12 @@ class AreaMean(Partial):
         return np.divide(total[0], total[1], out=np.full(total[0].shape, np.nan), where=total[1] > 0)
 
 
-class Refined:
-    """A block of the coarse field on fine cells: each interpolation is made once.
+class CoarseBlock:
+    """A block of the coarse field, which is interpolated to fine cells once by each method.
 
     Parameters
     ----------
-    coarse : ndarray (..., Y, X)
+    values : ndarray (..., Y, X)
         In canonical order; NaN is missing.
     scale : int
         Fine cells per coarse cell along each axis.
@@ -204,19 +199,19 @@ class Refined:
         Whether x covers a full circle.
     """
 
-    def __init__(self, coarse: np.ndarray, scale: int, *, periodic: bool) -> None:
-        self.coarse, self.scale, self.periodic = coarse, scale, periodic
-        self._fields: dict[tuple[str, Any], np.ndarray] = {}
+    def __init__(self, values: np.ndarray, scale: int, *, periodic: bool) -> None:
+        self.values, self.scale, self.periodic = values, scale, periodic
+        self._fine: dict[tuple[str, Any], np.ndarray] = {}
 
-    def by(self, method: str, change: Callable[[np.ndarray], np.ndarray] | None = None) -> np.ndarray:
-        """Return the coarse field, after a change if there is one, interpolated: (..., y, x), dtype kept."""
-        if (method, change) not in self._fields:
-            coarse = self.coarse if change is None else change(self.coarse)
-            self._fields[method, change] = interpolate_array(coarse, self.scale, method, periodic=self.periodic)
-        return self._fields[method, change]
+    def interpolated(self, method: str, change: Callable[[np.ndarray], np.ndarray] | None = None) -> np.ndarray:
+        """Return the values, after a change if there is one, on the fine cells: (..., y, x), dtype kept."""
+        if (method, change) not in self._fine:
+            values = self.values if change is None else change(self.values)
+            self._fine[method, change] = interpolate_array(values, self.scale, method, periodic=self.periodic)
+        return self._fine[method, change]
 
 
-Product = Callable[[Refined], np.ndarray]  # a baseline: from a block of the coarse field to the fine cells
+Baseline = Callable[[CoarseBlock], np.ndarray]  # makes the fine cells (..., y, x) of a block
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -228,7 +223,7 @@ class Summation:
     domain : Domain
         Grid, regions, dims to reduce.
     baselines : tuple of callable
-        The products beside the field: each makes its fine cells of a `Refined` block.
+        The products that the field is compared with: each makes its fine cells of a `CoarseBlock`.
     partials : tuple of Partial
         What is summed up.
     periodic : bool
@@ -238,7 +233,7 @@ class Summation:
     """
 
     domain: Domain
-    baselines: tuple[Product, ...]
+    baselines: tuple[Baseline, ...]
     partials: tuple[Partial, ...]
     periodic: bool
     minimum_valid_fraction: float = 0.5
@@ -259,9 +254,9 @@ class Summation:
             for variable in ([fine, truth] if coarse is None else [fine, truth, coarse])
         ]
         if any(variable.chunks is not None for variable in variables):
-            state = self._lazy(variables)
+            state = self._computed(variables)
         else:
-            state = self.state([self._with_all_dims(variable.values, variable.dims) for variable in variables])
+            state = self.state([self.expanded(variable.values, variable.dims) for variable in variables])
         return {partial: partial.finalize(total) for partial, total in zip(self.partials, state, strict=True)}
 
     def by_region(self, values: np.ndarray) -> np.ndarray:
@@ -276,33 +271,23 @@ class Summation:
         inside = regions.reshape(len(regions), *(1 for _ in values.shape[4:]), *regions.shape[1:]) > 0
         return np.where(inside, values, np.broadcast_to(np.nan, shape))
 
-    def _with_all_dims(self, values: np.ndarray, dims: Sequence[Any]) -> np.ndarray:
+    def expanded(self, values: np.ndarray, dims: Sequence[Hashable]) -> np.ndarray:
         """Return values (..., y, x) with a dim of size 1 for each leading dim that they lack."""
         return values[tuple(slice(None) if dim in dims else None for dim in self.domain.dims[:-2])]
 
-    @property
-    def _whole(self) -> set[Hashable]:
-        """Leading dims that are not cut."""
-        return {dim for partial in self.partials for dim in partial.whole}
-
-    # In memory: slabs of a block, one after the other.
-
     def state(self, arrays: Sequence[np.ndarray]) -> State:
-        """Return the contributions of a block: of the field, the truth and, if it is not made of it, the coarse one."""
+        """Return the contributions of a block: of the field, the truth and, if it is not made of it, the coarse field.
+
+        Leading dims are those of the domain, of size 1 where an array is the same for all; the block is worked on in
+        slabs of a few planes.
+        """
 
         def slab(index: tuple[slice, ...]) -> State:
-            return self._slab(*(_part(values, index) for values in arrays))
+            cuts = (zip(values.shape, index, strict=False) for values in arrays)
+            parts = (tuple(slice(None) if size == 1 else cut for size, cut in pairs) for pairs in cuts)
+            return self._slab(*(values[part] for values, part in zip(arrays, parts, strict=True)))
 
-        return _over(self._cuts(arrays[0].shape), slab, self.merged)
-
-    def _cuts(self, shape: tuple[int, ...]) -> list[list[slice]]:
-        """Return how the leading dims are cut so that a slab has few cells, the last dims the least."""
-        planes, cuts = max(1, _SLAB // (shape[-2] * shape[-1])), []
-        for dim, size in zip(self.domain.dims[-3::-1], shape[-3::-1], strict=True):
-            step = max(1, size if dim in self._whole else min(size, planes))
-            planes = max(1, planes // step)
-            cuts.append([slice(start, start + step) for start in range(0, max(size, 1), step)])
-        return cuts[::-1]
+        return _nested(self._cuts(arrays[0].shape), slab, self.merged)
 
     def merged(self, states: Iterable[State], axis: int) -> State:
         """Return the state of blocks in order along a leading dim: combined if it is reduced, else side by side."""
@@ -314,74 +299,76 @@ class Summation:
     def _combined(self, one: State, other: State) -> State:
         return [partial.combine(a, b) for partial, a, b in zip(self.partials, one, other, strict=True)]
 
+    @property
+    def _whole(self) -> set[Hashable]:
+        """Leading dims that are not cut."""
+        return {dim for partial in self.partials for dim in partial.whole}
+
+    def _cuts(self, shape: tuple[int, ...]) -> list[list[slice]]:
+        """Return how the leading dims are cut so that a slab has few cells, the last dims the least."""
+        planes, cuts = max(1, _SLAB // (shape[-2] * shape[-1])), []
+        for dim, size in zip(self.domain.dims[-3::-1], shape[-3::-1], strict=True):
+            step = max(1, size if dim in self._whole else min(size, planes))
+            planes = max(1, planes // step)
+            cuts.append([slice(start, start + step) for start in range(0, max(size, 1), step)])
+        return cuts[::-1]
+
     def _slab(self, fine: np.ndarray, truth: np.ndarray, coarse: np.ndarray | None = None) -> State:
         """Return the contributions of a few planes."""
         domain = self.domain
         if coarse is None:
             coarse = coarsen_array(truth, domain.area, domain.scale, minimum_valid_fraction=self.minimum_valid_fraction)
-        refined = Refined(coarse, domain.scale, periodic=self.periodic)
-        products = [fine, *(baseline(refined) for baseline in self.baselines)]
-        valid = reduce(np.logical_and, (~np.isnan(values) for values in (truth, *products)))
-        valid = np.broadcast_to(valid, fine.shape)
-        counts = None if valid.all() else valid
+        block = CoarseBlock(coarse, domain.scale, periodic=self.periodic)
+        products = [fine, *(baseline(block) for baseline in self.baselines)]
+        shared = reduce(np.logical_and, (~np.isnan(values) for values in (truth, *products)))
+        shared = np.broadcast_to(shared, fine.shape)
+        valid = None if shared.all() else shared
 
-        def counting(values: np.ndarray) -> np.ndarray:
+        def counted(values: np.ndarray) -> np.ndarray:
             whole = np.broadcast_to(values, fine.shape)
-            return whole.astype(np.float64) if counts is None else np.where(counts, whole, np.float64(np.nan))
+            return whole.astype(np.float64) if valid is None else np.where(valid, whole, np.float64(np.nan))
 
-        covered, true, made_from = domain.sums(valid), counting(truth), coarse.astype(np.float64)
-        found: list[list[np.ndarray]] = [[] for _ in self.partials]
+        true, covered, source = counted(truth), domain.sums(shared), coarse.astype(np.float64)
+        chunks: list[list[np.ndarray]] = [[] for _ in self.partials]
         for product in products:
             cells = Cells(
-                prediction=counting(product),
-                truth=true,
-                coarse=made_from,
-                valid=counts,
-                covered=covered,
-                domain=domain,
+                prediction=counted(product), truth=true, coarse=source, valid=valid, covered=covered, domain=domain
             )
-            for partial, chunks in zip(self.partials, found, strict=True):
-                if not (partial.of_truth and chunks):
-                    chunks.append(partial.chunk(cells))
-        return [np.stack(chunks, axis=1) for chunks in found]
+            for partial, found in zip(self.partials, chunks, strict=True):
+                if not (partial.of_truth and found):
+                    found.append(partial.chunk(cells))
+        return [np.stack(found, axis=1) for found in chunks]
 
-    # Lazy: one task for each block, and a tree of tasks that combine.
-
-    def _lazy(self, variables: Sequence[xr.Variable]) -> State:
-        """Return the state of lazy data: each block is read once, by one task."""
+    def _computed(self, variables: Sequence[xr.Variable]) -> State:
+        """Return the state of lazy data, computed: one task for each block, and a tree of tasks that merge."""
         import dask
         import dask.array
 
-        plan = dask.delayed(self, traverse=False)
-        lead = self.domain.dims[:-2]
-        number = {dim: at for at, dim in enumerate(lead)}
+        lead, plan, merge = self.domain.dims[:-2], dask.delayed(self, traverse=False), dask.delayed(_merged, pure=False)
+        label = {dim: at for at, dim in enumerate(lead)}
         pairs: list[Any] = []
         for variable, plane in zip(variables, ((-2, -1), (-2, -1), (-4, -3)), strict=False):
-            pairs += [self._in_planes(variable), (*(number[dim] for dim in variable.dims[:-2]), *plane)]
+            pairs += [self._in_planes(variable), (*(label[dim] for dim in variable.dims[:-2]), *plane)]
         boxes = dask.array.blockwise(
             _boxed,
-            tuple(range(len(lead))),
+            tuple(label.values()),
             *pairs,
             plan=plan,
             dims=[variable.dims for variable in variables],
             concatenate=True,
-            adjust_chunks=dict.fromkeys(range(len(lead)), 1),
+            adjust_chunks=dict.fromkeys(label.values(), 1),
             dtype=object,
             meta=np.empty((0,) * len(lead), object),
         ).to_delayed()
-        merge = dask.delayed(_merged, pure=False)
 
-        def merged(states: Iterator[Any], axis: int) -> Any:
-            tasks = list(states)
-            while self.domain.reduced[axis] and len(tasks) > 1:
-                tasks = [merge(plan, tasks[at : at + _FAN], axis) for at in range(0, len(tasks), _FAN)]
-            return tasks[0] if self.domain.reduced[axis] else merge(plan, tasks, axis)
+        def merged(tasks: Iterator[Any], axis: int) -> Any:
+            level = list(tasks)
+            while self.domain.reduced[axis] and len(level) > 1:
+                level = [merge(plan, level[at : at + _FAN], axis) for at in range(0, len(level), _FAN)]
+            return level[0] if self.domain.reduced[axis] else merge(plan, level, axis)
 
         cuts = [[slice(at, at + 1) for at in range(count)] for count in boxes.shape]
-        unbox = dask.delayed(_unboxed, pure=False)
-        total = _over(cuts, lambda index: unbox(boxes[index].item()), merged)
-        state: State = total.compute()
-        return state
+        return _unboxed(_nested(cuts, lambda index: boxes[index].item(), merged).compute())
 
     def _in_planes(self, variable: xr.Variable) -> Any:
         """Return the data as a dask array whose blocks are whole in y and x, and along dims that are not cut."""
@@ -397,36 +384,30 @@ class Summation:
         return joined
 
 
-def _part(values: np.ndarray, index: tuple[slice, ...]) -> np.ndarray:
-    """Return a part of the leading dims; those of size 1 are for all."""
-    return values[tuple(slice(None) if size == 1 else cut for size, cut in zip(values.shape, index, strict=False))]
-
-
-def _over(
+def _nested(
     cuts: Sequence[Sequence[slice]],
     part: Callable[[tuple[slice, ...]], Any],
     merged: Callable[[Iterator[Any], int], Any],
     chosen: tuple[slice, ...] = (),
 ) -> Any:
-    """Return what comes of all combinations of cuts, merged along the last axis first."""
+    """Return the parts at all combinations of cuts, merged dim by dim, the last one first."""
     axis = len(chosen)
     if axis == len(cuts):
         return part(chosen)
-    return merged((_over(cuts, part, merged, (*chosen, cut)) for cut in cuts[axis]), axis)
+    return merged((_nested(cuts, part, merged, (*chosen, cut)) for cut in cuts[axis]), axis)
 
 
-def _boxed(*arrays: np.ndarray, plan: Summation, dims: Sequence[Sequence[Any]]) -> np.ndarray:
-    """Return the state of a block as the one item of an array, which is what dask arrays are made of."""
+def _boxed(*arrays: np.ndarray, plan: Summation, dims: Sequence[Sequence[Hashable]]) -> np.ndarray:
+    """Return the state of a block as the one item of an array: dask arrays are made of arrays."""
     box = np.empty(1, object)
-    box[0] = plan.state([plan._with_all_dims(a, names) for a, names in zip(arrays, dims, strict=True)])
+    box[0] = plan.state([plan.expanded(values, names) for values, names in zip(arrays, dims, strict=True)])
     return box.reshape((1,) * (arrays[0].ndim - 2))
 
 
 def _unboxed(box: Any) -> State:
-    """Return the state in a box; dask hands over the item itself where there are no leading dims."""
     state: State = box.item() if isinstance(box, np.ndarray) else box
     return state
 
 
-def _merged(plan: Summation, states: list[State], axis: int) -> State:
-    return plan.merged(states, axis)
+def _merged(plan: Summation, boxes: list[Any], axis: int) -> State:
+    return plan.merged([_unboxed(box) for box in boxes], axis)
