@@ -125,7 +125,9 @@ def test_a_field_that_is_no_whole_blocks_names_the_crop(make_model, shift):
     raw = around(truth.sr.coarsen(2).drop_vars(STATIC), 0.0, shift)
     out = raw.isel(lat=slice(None, None, -1)).sr.downscale(toy.model, check_range="ignore")
     odd = out.isel(lat=slice(3, 20), lon=slice(5, 16))
-    with pytest.raises(GridError, match=r"whole blocks .*: \.isel\(lat=slice\(1, 17\), lon=slice\(1, 11\)\)") as error:
+    with pytest.raises(
+        GridError, match=r"whole coarse cells .*: \.isel\(lat=slice\(1, 17\), lon=slice\(1, 11\)\)"
+    ) as error:
         odd.sr.score(truth.sel(lat=odd.lat, lon=odd.lon), coarse=raw, model=toy.model)
     assert "begins or ends inside a coarse cell" in str(error.value)
     whole = odd.isel(lat=slice(1, 17), lon=slice(1, 11))
@@ -138,7 +140,7 @@ def test_other_data_than_the_field_was_made_from(make_model):
     truth = later(toy.fine)
     out = truth.sr.coarsen(2).sr.downscale(toy.model)
     four = truth.isel(lon=slice(0, 36)).sr.coarsen(4)
-    with pytest.raises(GridError, match="expected cells of 2 x 2 fine ones, as the scored field was made, got 4 x 4"):
+    with pytest.raises(GridError, match="expected cells of 2 x 2 fine ones, as the scored field has them, got 4 x 4"):
         out.sr.score(truth, coarse=four, model=toy.model)
     twice = around(four.drop_vars(STATIC), 0.0, 0.0)
     made = twice.sr.downscale(toy.model, check_range="ignore")

@@ -137,7 +137,7 @@ def test_a_turned_circle(truth):
     turned = turned.assign_coords(lon=("lon", (turned.lon.values + 180) % 360 - 180, globe.lon.attrs))
     xr.testing.assert_allclose(score(guess, turned, coarse=coarse), expected, rtol=1e-9)
     xr.testing.assert_allclose(score(guess, turned, coarse=coarse.roll(lon=1, roll_coords=True)), expected, rtol=1e-9)
-    with pytest.raises(GridError, match=r"whole blocks of 4 x 4 cells: \.isel\(lat=slice\(0, 12\), lon=slice\(2, 22\)"):
+    with pytest.raises(GridError, match=r"whole coarse cells of 4 x 4: \.isel\(lat=slice\(0, 12\), lon=slice\(2, 22\)"):
         score(guess.roll(lon=2, roll_coords=True), globe, coarse=coarse)
 
 

@@ -25,7 +25,7 @@ def score(
     metrics: str | Iterable[str] | None = None,
     dim: Hashable | Iterable[Hashable] | None = None,
 ) -> xr.Dataset:
-    """Score these fine data against the truth, beside the baselines, metric by metric and region by region.
+    """Score these fine data and the baselines against the truth, metric by metric and region by region.
 
     All metrics are area-weighted and taken over the same cells for every product: those where the truth, this
     field and all baselines are valid. Fields are compared by position, after their coordinates were compared to
@@ -36,15 +36,15 @@ def score(
     truth : DataArray or Dataset
         On the cells and times of this field, in any orientation, order of dims or longitude convention.
     coarse : DataArray or Dataset, optional
-        What this field was made from. On a larger area or on other cells than the blocks of this field it is cut or
-        regridded, as `downscale` did; the note says so. By default the area-weighted coarsening of the truth
-        (perfect prognosis only); the note tells where the field itself was made from regridded data.
+        The data that were downscaled. On a larger area or on other cells than the coarse cells of this field they are
+        cut or regridded, as by `downscale`; the note says so. By default the area-weighted coarsening of the truth
+        (perfect prognosis only); the note says where this field comes from regridded data.
     model : SRModel or path, optional
         By default the model whose digest this field bears (attribute ``xsuperres_model``), if loaded in this
         process.
     baselines : str or list of str, optional
         Of bilinear, bicubic, lapse (temperature, where elevation is known), static_regression (the model's),
-        delta and regression (a fixed-domain model, on its own grid). By default all that are defined; ``[]`` for
+        delta and regression (a fixed-domain model, on its grid). By default all that are defined; ``[]`` for
         none.
     metrics : str or list of str, optional
         Of rmse, mae, bias, correlation, sd_ratio, gradient_ratio, consistency (RMSE of the re-coarsened field

@@ -1,4 +1,4 @@
-"""Fields brought onto one grid by position, after everything that says where they belong was compared.
+"""Fields on one grid by position, after everything that says where they belong was compared.
 
 Fields in, canonical arrays out; lazy. Nothing is joined by label: two fields either lie on the same cells, in whichever
 orientation, order of dims or longitude convention, or are refused.
@@ -75,8 +75,8 @@ def at_times_of(field: Field, other: Field) -> Field:
     Parameters
     ----------
     field, other : Field
-        The scored field, and what may be a series in time; it may go on longer, and each of its times is taken as often
-        as there are forecasts of it. Lazy if dask-backed.
+        The scored field, and what may be a series in time; it may go on longer, and each of its times is repeated for
+        every forecast of it. Lazy if dask-backed.
 
     Raises
     ------
@@ -127,9 +127,9 @@ def check_same_times(field: Field, other: Field, *, what: str) -> None:
 def _compared(field: Field, other: Field) -> list[Hashable]:
     """Return the coordinates that must agree: those along shared dims, and a scalar time that is no date."""
     times = [name for name, c in other.array.coords.items() if not c.dims and is_time(name, c)]
-    found = [name for name in (*other.lead, *times) if name in field.array.coords and name in other.array.coords]
-    dated = {n: all(is_dated(each.array.coords[n].variable) for each in (field, other)) for n in found}
-    return [name for name in found if name in other.lead or not dated[name]]
+    shared = [name for name in (*other.lead, *times) if name in field.array.coords and name in other.array.coords]
+    dated = {n for n in shared if all(is_dated(each.array.coords[n].variable) for each in (field, other))}
+    return [name for name in shared if name in other.lead or name not in dated]
 
 
 def is_time(name: Hashable, coordinate: xr.DataArray) -> bool:

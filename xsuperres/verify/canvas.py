@@ -35,7 +35,7 @@ class Canvas:
         self.mesh[error] = mesh
 
     def title(self, ax: Axes, text: str, units: str) -> None:
-        """Write a panel's title; in narrow panels units have a line of their own."""
+        """Write a panel's title; in narrow panels units go on a second line."""
         wide = max(map(len, text.splitlines())) * self.axes.shape[1] > _TITLES
         ax.set_title(text.replace(f" {units}", f"\n{units}") if wide and units else text)
 
@@ -115,7 +115,7 @@ def draw_map(ax: Axes, values: np.ndarray, grid: Grid, *, colours: str, norm: No
 
 
 def _columns(ax: Axes) -> int:
-    """Return how many panels stand beside each other."""
+    """Return how many panels a row has."""
     place = ax.get_subplotspec()
     return 1 if place is None else int(place.get_gridspec().ncols)
 

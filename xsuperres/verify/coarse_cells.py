@@ -1,7 +1,7 @@
-"""The coarse cells that a scored field was made of, and coarse data brought onto them as `downscale` did.
+"""The coarse cells of a scored field, and coarse data on them, regridded as `downscale` does.
 
 Fields in, canonical arrays out; lazy. A coarse cell is a group of scale x scale cells of the scored field, and coarse
-cells are in the order of these groups.
+values are in the order of these groups.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from xsuperres.model.artefact import SRModel
 
 __all__ = ["REGRIDDED", "CoarseCells", "on_coarse_cells", "scale_between"]
 
-REGRIDDED = "coarse was brought conservatively onto the blocks of the scored cells"
+REGRIDDED = "coarse was regridded conservatively onto the coarse cells of the scored field"
 
 
 class CoarseCells(NamedTuple):
-    """The coarse cells of a fine grid: canonical values (..., Y, X), and whether they cover a full circle.
+    """Canonical values (..., Y, X) of the coarse cells of a fine grid, and whether they cover a full circle.
 
-    Without values they are the coarsening of the truth.
+    No values: they are the coarsening of the truth.
     """
 
     values: xr.Variable | None
@@ -37,7 +37,7 @@ class CoarseCells(NamedTuple):
 def on_coarse_cells(
     coarse: Field, grid: Grid, scale: int, model: SRModel | None, *, regridded: bool
 ) -> tuple[CoarseCells, list[str]]:
-    """Return coarse data on the coarse cells of a scored field, and what is to be said of it.
+    """Return coarse data on the coarse cells of a scored field, and notes for the table.
 
     Parameters
     ----------
@@ -48,64 +48,43 @@ def on_coarse_cells(
     scale : int
         Fine cells per coarse cell along each axis.
     model : SRModel or None
-        Its coarse cells and valid fraction count where the field lies on its domain.
+        Its coarse cells and its valid fraction count where the field lies on its domain.
     regridded : bool
-        Whether the field is known to have been made from data on other cells.
+        Whether the scored field says that it comes from data on other cells.
 
     Returns
     -------
     CoarseCells, list of str
-        In the order of the groups of fine cells, lazy if dask-backed; notes.
+        Lazy if dask-backed.
 
     Raises
     ------
     GridError
         If the data do not cover the cells, or are of another scale, or the scored field begins or ends inside a cell.
     """
-    own = coarse.grid
-    location = _groups_of(grid, own, scale)
-    if location is not None:
-        return _in_order(coarse, location), []
+    groups = _groups_of(grid, coarse.grid, scale)
+    if groups is not None:
+        return _in_order(coarse, groups), []
     if not regridded:
-        _check_scale(own, grid, scale)
-    wanted = named_like(_cells_of(own, grid, scale, model), grid)
-    pairs = [(own.y, wanted.y), (own.x, wanted.x)]
-    near = all(1 / NEAR <= theirs.spacing / ours.spacing <= NEAR for theirs, ours in pairs)
-    if not near or not covered(own, wanted):
-        why = wanted.mismatch(own)
+        _check_scale(coarse.grid, grid, scale)
+    wanted = named_like(_cells_of(grid, coarse.grid, scale, model), grid)
+    axes = ((coarse.grid.y, wanted.y), (coarse.grid.x, wanted.x))
+    near = all(1 / NEAR <= theirs.spacing / ours.spacing <= NEAR for theirs, ours in axes)
+    if not near or not covered(coarse.grid, wanted):
+        why = wanted.mismatch(coarse.grid)
         raise GridError(
-            f"coarse does not cover the scored field with cells of about its blocks: expected {wanted.describe()}, or "
-            f"what contains them, got {own.describe()}{'' if why is None else ': ' + why}. Pass what the field was "
-            "made from, and cut field and truth to what it covers."
+            f"coarse does not cover the scored field with cells of about its scale: expected {wanted.describe()}, or "
+            f"what contains them, got {coarse.grid.describe()}{'' if why is None else ': ' + why}. Pass the data that "
+            "were downscaled, and cut field and truth to the area that they cover."
         )
     least = (DataConfig() if model is None else model.data).minimum_valid_fraction
-    moved = regrid(coarse, wanted, minimum_valid_fraction=least)
-    notes = [] if own.locate(wanted) is not None else [REGRIDDED]
-    return CoarseCells(moved.canonical(), wanted.x.periodic), notes
-
-
-def _in_order(coarse: Field, location: Location) -> CoarseCells:
-    """Return the values of coarse cells in the order of the groups at which they lie."""
-    values = coarse.canonical()
-    if location.columns[0]:  # a circle that begins elsewhere
-        values = values.isel({coarse.grid.x.dim: np.argsort(location.columns)})
-    return CoarseCells(values, coarse.grid.x.periodic)
-
-
-def _groups_of(fine: Grid, coarse: Grid, scale: int) -> Location | None:
-    """Return at which groups of scale x scale cells of `fine` the coarse cells lie, all of both; None if elsewhere."""
-    if (coarse.y.size * scale, coarse.x.size * scale) != fine.shape:
-        return None
-    location = fine.coarsen(scale).locate(coarse)
-    if location is None:
-        parts = fine.locate(coarse.refine(scale))
-        if parts is not None and not (parts.rows[0] % scale or parts.columns[0] % scale):
-            location = Location(*(index[::scale] // scale for index in (parts.rows, parts.columns)))
-    return location
+    placed = regrid(coarse, wanted, minimum_valid_fraction=least)
+    notes = [] if coarse.grid.locate(wanted) is not None else [REGRIDDED]
+    return CoarseCells(placed.canonical(), wanted.x.periodic), notes
 
 
 def scale_between(fine: Grid, coarse: Field) -> tuple[int, CoarseCells]:
-    """Return how many fine cells make a coarse one along each axis, and the coarse cells in their order.
+    """Return how many fine cells make a coarse one along each axis, and the coarse data in the order of the groups.
 
     Raises
     ------
@@ -120,34 +99,55 @@ def scale_between(fine: Grid, coarse: Field) -> tuple[int, CoarseCells]:
             f"multiple, at least 2, of the coarse sizes along both axes, got {coarse.grid.shape}; cut both to one "
             "domain."
         )
-    location = _groups_of(fine, coarse.grid, scale)
-    if location is None:
+    groups = _groups_of(fine, coarse.grid, scale)
+    if groups is None:
         raise GridError(
             f"coarse lies on other cells: expected groups of {scale} x {scale} cells of {fine.describe()}, got "
             f"{coarse.grid.describe()}. Cut both to the same domain first (on a full circle: start at the same cell)."
         )
-    return scale, _in_order(coarse, location)
+    return scale, _in_order(coarse, groups)
 
 
-def _check_scale(own: Grid, grid: Grid, scale: int) -> None:
-    """Refuse coarse cells that are groups of the scored cells of another size: no field on cells of its own."""
-    found = round(own.y.spacing / grid.y.spacing)
-    if found not in (0, scale) and found == round(own.x.spacing / grid.x.spacing) and grid.locate(own, found):
+def _groups_of(fine: Grid, coarse: Grid, scale: int) -> Location | None:
+    """Return which group of scale x scale cells of `fine` each coarse cell is, if both are of one domain; else None."""
+    if (coarse.y.size * scale, coarse.x.size * scale) != fine.shape:
+        return None
+    groups = fine.coarsen(scale).locate(coarse)
+    parts = fine.locate(coarse.refine(scale)) if groups is None else None
+    if parts is not None and not (parts.rows[0] % scale or parts.columns[0] % scale):
+        return Location(parts.rows[::scale] // scale, parts.columns[::scale] // scale)
+    return groups
+
+
+def _in_order(coarse: Field, groups: Location) -> CoarseCells:
+    """Return the values of the coarse cells in the order of the groups that they are."""
+    values = coarse.canonical()
+    if groups.columns[0]:  # a circle that begins elsewhere
+        values = values.isel({coarse.grid.x.dim: np.argsort(groups.columns)})
+    return CoarseCells(values, coarse.grid.x.periodic)
+
+
+def _check_scale(coarse: Grid, grid: Grid, scale: int) -> None:
+    """Refuse coarse cells that are groups of the scored cells of another size: such a field is not of other cells."""
+    along_y, along_x = round(coarse.y.spacing / grid.y.spacing), round(coarse.x.spacing / grid.x.spacing)
+    if along_y == along_x and along_y not in (0, scale) and grid.locate(coarse, along_y):
         raise GridError(
-            f"coarse: expected cells of {scale} x {scale} fine ones, as the scored field was made, got "
-            f"{found} x {found}."
+            f"coarse: expected cells of {scale} x {scale} fine ones, as the scored field has them, got "
+            f"{along_y} x {along_y}."
         )
 
 
-def _cells_of(own: Grid, grid: Grid, scale: int, model: SRModel | None) -> Grid:
-    """Return the coarse cells: the model's where the field lies on its domain, else those of the data, else its own."""
+def _cells_of(grid: Grid, coarse: Grid, scale: int, model: SRModel | None) -> Grid:
+    """Return the coarse cells of a grid: the model's if it lies on its domain, else those of the data, else its groups.
+
+    Cells of the model or of the data must be whole.
+    """
     known = [] if model is None or model.scale != scale else [(model.grid, model.coarse_grid)]
-    for fine, coarse in [*known, (own.refine(scale), own)]:
+    for fine, cells in [*known, (coarse.refine(scale), coarse)]:
         location = fine.locate(grid)
         if location is not None:
             _check_whole(grid, location, scale)
-            rows, columns = (index[::scale] // scale for index in (location.rows, location.columns))
-            return coarse.crop(Location(rows, columns))
+            return cells.crop(Location(location.rows[::scale] // scale, location.columns[::scale] // scale))
     return grid.coarsen(scale)
 
 
@@ -158,12 +158,12 @@ def _check_whole(grid: Grid, location: Location, scale: int) -> None:
         crop = ", ".join(_crop(axis, int(index[0]), scale) for axis, index in lines)
         raise GridError(
             "The scored field begins or ends inside a coarse cell, so that coarse= cannot be compared with it; cut "
-            f"field and truth to whole blocks of {scale} x {scale} cells: .isel({crop})."
+            f"field and truth to whole coarse cells of {scale} x {scale}: .isel({crop})."
         )
 
 
 def _crop(axis: Axis, first: int, scale: int) -> str:
-    """Return the slice of whole blocks along an axis, in its stored orientation."""
+    """Return the slice of whole coarse cells along an axis, in its stored orientation."""
     start = -first % scale
     stop = start + (axis.size - start) // scale * scale
     if axis.flipped:

@@ -44,7 +44,7 @@ def _pyplot() -> Any:
 
 
 def plot_history(model: SRModel, *, ax: Axes | None = None) -> Figure:
-    """Draw how training went: the loss, and the validation score with the step that was kept.
+    """Draw how training went: the loss, and the validation score with the step whose weights the model has.
 
     Parameters
     ----------
@@ -85,12 +85,12 @@ def plot_history(model: SRModel, *, ax: Axes | None = None) -> Figure:
         _draw_score(panels[1, 0], record)
     panels[-1, 0].set_xlabel("training step")
     what = model.variable.long_name or model.variable.name or "model"
-    held = (
+    validation = (
         f"validation on {model.training.validation_kind}"
         if scored
         else "nothing was held out; the last average is kept"
     )
-    figure.suptitle(f"{what}, scale {model.scale}: {held}", fontsize="medium")
+    figure.suptitle(f"{what}, scale {model.scale}: {validation}", fontsize="medium")
     plt.close(figure)
     return figure
 
@@ -183,8 +183,8 @@ def plot_maps(
     [['coarse'], ['bicubic', 'RMSE 4 K']]
     """
     plt = _pyplot()
-    given = {"coarse": coarse, "bicubic": bicubic, "network": network, "truth": truth}
-    planes = {name: Field(_single(da, name)) for name, da in given.items()}
+    arrays = {"coarse": coarse, "bicubic": bicubic, "network": network, "truth": truth}
+    planes = {name: Field(_single(da, name)) for name, da in arrays.items()}
     true, grid = planes["truth"].array, planes["truth"].grid
     units = str(true.attrs.get("units", ""))
     fields, errors = _maps(planes, units)

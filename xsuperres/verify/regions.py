@@ -25,12 +25,12 @@ _STANDARD_GRAVITY = 9.80665  # m s-2
 def surface_of(
     sources: Sequence[Field], grid: Grid, model: SRModel | None = None, location: Location | None = None
 ) -> tuple[xr.Dataset, list[str]]:
-    """Return the static fields that are known on `grid`, and why others that ride along are not used.
+    """Return the static fields that are known on `grid`, and why others are not used.
 
     Parameters
     ----------
     sources : sequence of Field
-        On the cells of `grid`; the static fields that ride on them are taken, the first source's first.
+        On the cells of `grid`; static fields ride on them; those of the first source come first.
     model, location : SRModel, Location, optional
         The model's static fields fill in, where `grid` lies on its grid.
 
@@ -69,29 +69,29 @@ def _riding(field: Field, wanted: set[str]) -> dict[str, xr.DataArray]:
     }
 
 
-def _cut(plane: xr.DataArray, own: Grid, location: Location, grid: Grid) -> xr.DataArray:
-    """Return a canonical plane of grid `own` on `grid`, without coordinates."""
-    values = plane.transpose(*own.dims).values[np.ix_(location.rows, location.columns)]
+def _cut(plane: xr.DataArray, source: Grid, location: Location, grid: Grid) -> xr.DataArray:
+    """Return a canonical plane of the grid `source` on `grid`, without coordinates."""
+    values = plane.transpose(*source.dims).values[np.ix_(location.rows, location.columns)]
     return xr.DataArray(values, dims=grid.dims, attrs=dict(plane.attrs))
 
 
 def elevation_of(surface: xr.Dataset) -> xr.DataArray | None:
     """Return the elevation in metres, if it is known: altitude, or geopotential / standard gravity."""
-    found = named(surface, ELEVATION)
-    if found is None:
+    plane = named(surface, ELEVATION)
+    if plane is None:
         return None
-    factor = 1e3 if str(found.attrs.get("units", "m")).lower() in ("km", "kilometre", "kilometers") else 1.0
-    if found.attrs.get("standard_name") == "surface_geopotential":
+    factor = 1e3 if str(plane.attrs.get("units", "m")).lower() in ("km", "kilometre", "kilometers") else 1.0
+    if plane.attrs.get("standard_name") == "surface_geopotential":
         factor = 1 / _STANDARD_GRAVITY
-    return found.astype(np.float64) * factor
+    return plane.astype(np.float64) * factor
 
 
 def land_of(surface: xr.Dataset) -> xr.DataArray | None:
     """Return the fraction of land, 0 to 1, if it is known; CMIP's sftlf comes in percent."""
-    found = named(surface, LAND)
-    if found is None:
+    plane = named(surface, LAND)
+    if plane is None:
         return None
-    return found.astype(np.float64) / (100.0 if float(found.max()) > 1.5 else 1.0)
+    return plane.astype(np.float64) / (100.0 if float(plane.max()) > 1.5 else 1.0)
 
 
 def region_areas(grid: Grid, surface: xr.Dataset) -> dict[str, np.ndarray]:

@@ -32,7 +32,7 @@ __all__ = ["score", "training_overlap"]
 
 Names = str | Iterable[str] | None
 
-_MARK = "xsuperres_regridded"  # attribute of results that were made from data on other cells than the model's
+_MARK = "xsuperres_regridded"  # attribute of results of data on other cells than the model's
 _TRUTH_INSTEAD = "baselines are of the coarsened truth, the field is of regridded data: pass coarse= for theirs"
 
 
@@ -75,7 +75,7 @@ def score(
         check_same_times(fine, coarse, what="coarse")
         check_units(coarse.array, fine.units, what="coarse", like="the scored field")
     truth_cells = on_grid(truth, fine.grid, what="truth")
-    scale, coarse_cells, notes = _made_from(fine, coarse, model)
+    scale, coarse_cells, notes = _coarse_cells_of(fine, coarse, model)
     inputs, unusable = BaselineInputs.of(coarse or truth, [fine, truth], scale, model=model, why_no_model=why_no_model)
     products, absent = defined_baselines(inputs, baselines)
     for reason in dict.fromkeys(absent.values()):
@@ -145,8 +145,8 @@ def _chosen(metrics: Names) -> dict[str, Metric]:
     return {name: METRICS.get(name) for name in names}
 
 
-def _made_from(field: Field, coarse: Field | None, model: SRModel | None) -> tuple[int, CoarseCells, list[str]]:
-    """Return the scale, the coarse cells that the field was made from, and what is to be said of them."""
+def _coarse_cells_of(field: Field, coarse: Field | None, model: SRModel | None) -> tuple[int, CoarseCells, list[str]]:
+    """Return the scale, the coarse cells behind the field, and notes for the table."""
     regridded = _MARK in field.array.attrs
     scale = None if model is None else model.scale
     if "xsuperres_scale" in field.array.attrs:
