@@ -28,16 +28,13 @@ from xsuperres.model.datasets import plain
 from xsuperres.model.table import activate as activate_model
 from xsuperres.model.table import remember
 from xsuperres.moments import fitted_parts
-from xsuperres.nn.discriminator import build_discriminator, discriminator_spec
 from xsuperres.nn.network import build_network
 from xsuperres.samples.holdout import leading_dim
 from xsuperres.samples.plan import WindowPlan
 from xsuperres.samples.readers import Mirror, Planes, Reader
 from xsuperres.settings import FitSettings
-from xsuperres.training.adversarial import AdversarialStep
 from xsuperres.training.budget import Clock
-from xsuperres.training.loop import Step, Trained, Validate, train
-from xsuperres.training.supervised import SupervisedStep
+from xsuperres.training.loop import Loop, Trained, Validate
 from xsuperres.tuning import check_start, started_from
 
 __all__ = ["fit"]
@@ -64,7 +61,7 @@ def fit(
     model = _untrained(material, settings, init)
     if init is not None:
         model = started_from(model, init, material.sources, settings)
-    model, trained = _train(model, material, settings, clock, progress)
+    model, trained = _train(model, material, settings, init, clock, progress)
     model = _finished(model, trained, material, settings, clock)
     logger.info("Trained %s", model)
     return activate_model(model) if activate else remember(model)
@@ -106,24 +103,29 @@ def _untrained(material: Material, settings: FitSettings, init: SRModel | None) 
 
 
 def _train(
-    model: SRModel, material: Material, settings: FitSettings, clock: Clock, progress: bool
+    model: SRModel, material: Material, settings: FitSettings, init: SRModel | None, clock: Clock, progress: bool
 ) -> tuple[SRModel, Trained]:
-    """Return the model with what it was trained against, and what training gave."""
-    config = settings.optimization
-    device = torch.device(choose_device(config.device))
-    reader = _reader(model, material, settings)
-    network = model.network.to(device)
-    validate = _validator(model, material, settings, device)
+    """Return the model with its opponent, if it has one, and what training gave."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        step: Step = SupervisedStep(network, model.channels, config)
-        if settings.training == "adversarial":
-            game = discriminator_spec(model.spec, settings.adversarial)
-            against = (model.discriminator or build_discriminator(game)).to(device).train()
-            model = replace(model, discriminator=against)
-            step = AdversarialStep(network, against, model.channels, config, settings.adversarial)
-        trained = train(network, reader, step, validate, config, clock=clock, device=device, progress=progress)
-    return model, trained
+        model, loop = _loop(model, material, settings, init, clock)
+        loop.run(progress=progress)
+        return model, loop.result()
+
+
+def _loop(
+    model: SRModel, material: Material, settings: FitSettings, init: SRModel | None, clock: Clock
+) -> tuple[SRModel, Loop]:
+    """Return the model with its opponent, if it has one, and the loop that trains them."""
+    config, kind = settings.optimization, settings.kind
+    device = torch.device(choose_device(config.device))
+    network = model.network.to(device)
+    opponent = kind.opponent(model.spec, settings.training_config, None if init is None else init.discriminator)
+    if opponent is not None:
+        model = replace(model, discriminator=opponent.to(device).train())
+    step = kind.step(network, opponent, model.channels, config, settings.training_config)
+    reader, validate = _reader(model, material, settings), _validator(model, material, settings, device)
+    return model, Loop(network, reader, step, validate, config, keep=kind.keep, clock=clock, device=device)
 
 
 def _reader(model: SRModel, material: Material, settings: FitSettings) -> Reader:
@@ -197,9 +199,8 @@ def _validator(model: SRModel, material: Material, settings: FitSettings, device
 
 def _finished(model: SRModel, trained: Trained, material: Material, settings: FitSettings, clock: Clock) -> SRModel:
     period, held_out = _times(material)
-    game = settings.training == "adversarial"
     ways = {"sampling": asdict(settings.sampling), "optimization": asdict(settings.optimization)}
-    ways |= {"adversarial": asdict(settings.adversarial)} if game else {}
+    ways |= settings.kind.recorded(settings.training_config)
     record = TrainingRecord(
         period=period,
         held_out=held_out,
@@ -208,7 +209,7 @@ def _finished(model: SRModel, trained: Trained, material: Material, settings: Fi
         steps=trained.steps,
         cpu_seconds=round(clock.cpu_seconds(), 2),
         validation_kind=material.holdout.kind,
-        adversarial=game,
+        kind=settings.training,
         step=TimeAxes.of(material.sources.like, material.grid.time).step,
         validation=trained.score,
         history=trained.history,

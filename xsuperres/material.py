@@ -233,7 +233,7 @@ def network_spec(
         statics=fine,
         outputs=targets,
         masks=masked_channels(masked, fixed=fixed, targets=targets, predictors=predictors),
-        noise=settings.adversarial.noise if settings.training == "adversarial" else 0,
+        noise=settings.kind.noise(settings.training_config),
         time_window=window,
         output_frame=0 if window is None else offsets(window, settings.data.time_alignment)[0],
         domain=shape,

@@ -94,9 +94,10 @@ class Predictor(Input):
 class TrainingRecord:
     """How and on what the model was trained.
 
-    `period` is first and last training time as text, `held_out` the stretches of time, first and last, that were
-    validated on instead; `validation` is the validation score; `history` maps names to equally long lists, one entry a
-    validation; `step` is the usual step in time, or along leads, in hours.
+    `kind` is the name of the kind of training; `period` is first and last training time as text, `held_out` the
+    stretches of time, first and last, that were validated on instead; `validation` is the validation score; `history`
+    maps names to equally long lists, one entry a validation; `step` is the usual step in time, or along leads, in
+    hours.
     """
 
     period: tuple[str, str] | None
@@ -106,7 +107,7 @@ class TrainingRecord:
     cpu_seconds: float
     validation_kind: str
     held_out: tuple[tuple[str, str], ...] = ()
-    adversarial: bool = False
+    kind: str = "supervised"
     step: float | None = None
     validation: dict[str, float] = field(default_factory=dict)
     history: dict[str, list[float]] = field(default_factory=dict)
