@@ -14,6 +14,7 @@ import torch
 
 from xsuperres import fitting
 from xsuperres.config import OptimizationConfig
+from xsuperres.fields.field import Field
 from xsuperres.material import Sources, gathered
 from xsuperres.settings import FitSettings
 from xsuperres.testing import toy_field
@@ -91,7 +92,7 @@ def history_of(trained) -> dict[str, list[float]]:
 def whole(name: str):
     """Return the settings and data of a case, and a loop that ran to its end."""
     settings = settings_of(CASES[name])
-    material = gathered(Sources.of([FIELD], None, None), settings, None)
+    material = gathered(Sources((Field(FIELD, gaps=True),)), settings, None)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         loop = loop_of(settings, material)
@@ -130,7 +131,7 @@ def test_a_restored_loop_goes_on_to_the_same_bits(name, stop):
 def test_every_part_of_the_state_matters():
     """A control: take one part from the first step instead, and the training goes elsewhere."""
     settings = settings_of(CASES["supervised, streamed"])
-    material = gathered(Sources.of([FIELD], None, None), settings, None)
+    material = gathered(Sources((Field(FIELD, gaps=True),)), settings, None)
 
     def loop(seed: int):
         torch.manual_seed(seed)
@@ -196,7 +197,7 @@ def test_a_budget_of_seconds_does_not_count_those_in_between():
 def test_the_clock_of_a_restored_loop_is_that_of_the_whole_training():
     settings = settings_of(CASES["supervised"])
     settings = replace(settings, optimization=replace(settings.optimization, max_steps=4))
-    material = gathered(Sources.of([FIELD], None, None), settings, None)
+    material = gathered(Sources((Field(FIELD, gaps=True),)), settings, None)
     with torch.random.fork_rng(devices=[]):
         first = loop_of(settings, material)
         first.budget.clock = Clock.after(wall=500.0, cpu=100.0)
