@@ -18,12 +18,13 @@ import xarray as xr
 from xsuperres.config import SamplingConfig
 from xsuperres.errors import DataError, XSuperResWarning
 from xsuperres.fields.components import mirror_signs
-from xsuperres.fields.static import StaticLike, fit_static_scaling
+from xsuperres.fields.static import StaticLike, fit_static_scaling, static_channels
 from xsuperres.inference.devices import choose_device
 from xsuperres.inference.validation import Validator
 from xsuperres.material import Material, Sources, gathered, network_spec, other_blocks
-from xsuperres.model.artefact import Input, SRModel, TrainingRecord
+from xsuperres.model.artefact import SRModel, TrainingRecord
 from xsuperres.model.datasets import plain
+from xsuperres.model.features import channels_of
 from xsuperres.model.table import activate as activate_model
 from xsuperres.model.table import remember
 from xsuperres.moments import fitted_parts
@@ -69,15 +70,16 @@ def _untrained(material: Material, settings: FitSettings, init: SRModel | None) 
     """Return the model with baselines, fitted in the transformed units of `init`, and new weights."""
     transforms = None if init is None else [target.transform for target in init.targets]
     fitted = fitted_parts(material, settings, transforms)
-    inputs: tuple[Input, ...] = (*fitted.targets, *fitted.predictors)
-    spec = network_spec(
-        settings,
-        statics=len(material.static.data_vars),
-        targets=len(fitted.targets),
-        predictors=len(fitted.predictors),
-        masked=[index for index, part in enumerate(inputs) if part.variable.had_missing],
-        shape=material.grid.shape,
+    scaling = fit_static_scaling(material.static, material.anomaly, material.grid.area)
+    channels = channels_of(
+        fitted.targets,
+        fitted.predictors,
+        data=settings.data,
+        network=settings.network,
+        static=static_channels(material.static, material.anomaly, scaling),
+        correction=None,  # no channel depends on it
     )
+    spec = network_spec(settings, channels, material.grid.shape)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         network = build_network(spec)
@@ -87,7 +89,7 @@ def _untrained(material: Material, settings: FitSettings, init: SRModel | None) 
         targets=fitted.targets,
         predictors=fitted.predictors,
         ranges=fitted.ranges,
-        static_scaling=fit_static_scaling(material.static, material.anomaly, material.grid.area),
+        static_scaling=scaling,
         data=settings.data,
         grid=material.grid,
         static=material.static,
@@ -168,10 +170,12 @@ def _warn_of_patches(model: SRModel, plan: WindowPlan) -> None:
 
 
 def _mirror(model: SRModel, material: Material, sampling: SamplingConfig) -> Mirror:
-    """Return the flips with the channels whose sign they change; flips with a sign are of open domains."""
-    signs = mirror_signs(material.sources.fields, sampling)
-    count = len(model.targets)
-    return Mirror(sampling.flip, {a: (chosen, [i for i in chosen if i < count]) for a, chosen in signs.items()})
+    """Return the flips with the coarse channels, and the targets, whose sign they change."""
+    signs = {}
+    for axis, variables in mirror_signs(material.sources.fields, sampling).items():
+        channels = [channel for variable in variables for channel in model.channels.channels_of(variable)]
+        signs[axis] = (channels, [variable for variable in variables if variable < len(model.targets)])
+    return Mirror(sampling.flip, signs)
 
 
 def _check_count(samples: int, batch_size: int) -> None:

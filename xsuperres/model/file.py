@@ -181,7 +181,7 @@ def _parts(model: SRModel) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     header = {
         "format": FORMAT_VERSION,
         "package": f"xsuperres {model.training.versions.get('xsuperres', '')}".strip(),
-        "spec": asdict(model.spec),
+        "spec": _spec_header(model.spec),
         "discriminator": None if model.discriminator is None else asdict(model.discriminator.spec),
         "targets": [_target_header(target) for target in model.targets],
         "predictors": [plain(asdict(predictor)) for predictor in model.predictors],
@@ -234,6 +234,14 @@ def _target(header: dict[str, Any], planes: dict[str, np.ndarray]) -> Target:
         bounds=(header["bounds"][0], header["bounds"][1]),
         source=None if header["source"] is None else Variable(**header["source"]),
     )
+
+
+def _spec_header(spec: NetworkSpec) -> dict[str, Any]:
+    """Return the spec as format 3 has it: the deterministic head goes without saying."""
+    header = asdict(spec)
+    if spec.head == NetworkSpec.head:
+        del header["head"]
+    return header
 
 
 def _training_header(record: TrainingRecord) -> dict[str, Any]:

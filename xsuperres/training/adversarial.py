@@ -90,16 +90,18 @@ class AdversarialStep:
 
     def __call__(self, batch: Batch, rate: float, share: float) -> dict[str, Tensor]:
         """Take a step of both; until the warm-up is over, a supervised one."""
-        made, true = self.generator.predicted(batch)
-        pixel = self.generator.loss(made, true, batch.weight)
+        generator = self.generator
+        made = generator.predicted(batch, generator.head.draw(generator.output(batch), batch.place))
+        true = generator.target(batch)
+        pixel = generator.error(made, true, batch.weight)
         if share < self.game.warm_up:
-            self.generator.descend(pixel, rate)
+            generator.descend(pixel, rate)
             return {"loss": pixel.detach()}
         made, true = self._details(made, batch), self._details(true, batch)
         judged = self._judge(true, made.detach(), batch, rate)
         adversarial = self.rules.maker(self._logits(made, batch))
         loss = self.game.pixel_weight * pixel + self.game.weight * adversarial
-        self.generator.descend(loss, rate)
+        generator.descend(loss, rate)
         parts = {"loss": pixel, "generator_loss": adversarial, "discriminator_loss": judged, "detail": made.std()}
         return {name: part.detach() for name, part in parts.items()}
 
