@@ -69,7 +69,7 @@ class Archiving(Refining[T], Resampling[T], Accessor[T]):
             looks at data in memory first; lazy data are judged by what all runs of an archive have computed.
         resume : bool
             Go on with the archive of the same run that the store holds, or open it if it is finished. False: refuse
-            any store of which a region is done. Nothing that is done is ever deleted.
+            any store that holds an archive, finished or only begun. Nothing that is there is ever deleted.
         encoding : mapping, optional
             Of variables, as for `Dataset.to_zarr`. By default fields are stored in chunks of 1 to 32 MiB, shuffled and
             compressed with zstd. Integers have their lowest value as `_FillValue`, unsigned ones the highest, if none
@@ -92,8 +92,9 @@ class Archiving(Refining[T], Resampling[T], Accessor[T]):
         Raises
         ------
         StoreError
-            If the store is of another model, other inputs or settings, was not written by this method, cannot be
-            written to, is not seen by the workers, or another process is writing to it.
+            If the store holds an archive of another model, other inputs or settings, even one that is only begun, was
+            not written by this method, cannot be written to or is not seen by the workers; or if another process is
+            writing to the folder.
         XSuperResError
             If zarr is not installed, or whatever `downscale` raises.
 
@@ -116,12 +117,12 @@ class Archiving(Refining[T], Resampling[T], Accessor[T]):
         from xsuperres.inference.chunked import check_in_memory, downscale
         from xsuperres.inference.devices import Execution
         from xsuperres.inference.identity import encoding_text, identify
-        from xsuperres.inference.place import place_of
         from xsuperres.inference.placement import brought
         from xsuperres.inference.regions import in_blocks
         from xsuperres.inference.store import open_archive, region_budget, write_archive
+        from xsuperres.inference.target import archive_target
 
-        place, budget = place_of(store, storage_options), region_budget(memory_budget)
+        target, budget = archive_target(store, storage_options), region_budget(memory_budget)
         chosen, execution = self._model(model, scale), Execution(device=device, precision=precision, compile=compile)
         fields = self._fields(chosen.input_names)
         for da in fields:
@@ -142,8 +143,8 @@ class Archiving(Refining[T], Resampling[T], Accessor[T]):
         shown = [given[str(predictor.variable.name)] for predictor in chosen.predictors]
         run = identify(fine, fields, shown, settings)
         how: dict[str, Any] = {"resume": resume, "encoding": encoding, "budget": budget, "progress": progress}
-        write_archive(place, fine, run, request, **how)
-        return self._returned([open_archive(place, str(da.name or _UNNAMED), da) for da in results])
+        write_archive(target, fine, run, request, **how)
+        return self._returned(open_archive(target, {str(da.name or _UNNAMED): da for da in results}, fine))
 
     def _with_all(self, results: Sequence[xr.DataArray]) -> xr.Dataset:
         """Return what an archive holds: the lazy results, the bounds of cells, and what else goes with them."""
