@@ -7,14 +7,13 @@ are fields, computed and written by region; all others are in memory, see `loade
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from xsuperres.errors import ConfigError, DataError, XSuperResWarning, unknown_name
+from xsuperres.errors import ConfigError, DataError, unknown_name, warn
 from xsuperres.fields.checks import is_lazy
 from xsuperres.fields.grid import find_axes
 from xsuperres.inference.regions import stored_chunk
@@ -125,12 +124,10 @@ def check_size(fine: xr.Dataset, encoding: Encoding, blocks: Mapping[str, int], 
     fields = fields_of(fine)
     size = math.prod(blocks.values()) * sum(da.dtype.itemsize for da in fields)
     if size > budget and any({"chunks", "shards"} & set(encoding.get(da.name, ())) for da in fields):
-        warnings.warn(
+        warn(
             f"Regions cover whole stored chunks of all variables: with this encoding at least {dict(blocks)}, "
             f"{size / 2**20:.0f} MiB, {size / budget:.0f} times the memory_budget. Give the variables equal or smaller "
-            "chunks, or a larger memory_budget.",
-            XSuperResWarning,
-            stacklevel=4,
+            "chunks, or a larger memory_budget."
         )
 
 
