@@ -1,4 +1,4 @@
-"""The benchmark script that is run on data of others: any names, sizes, gaps, and few times."""
+"""Benchmark scripts: the one that is run on data of others, with any names, sizes, gaps, and few times; `house.py`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 
 from xsuperres.testing import toy_field
 
@@ -25,6 +26,16 @@ def skill(monkeypatch):
     yield module
     torch.set_num_threads(threads)
     sys.modules.pop("skill")
+
+
+@pytest.fixture
+def house(monkeypatch):
+    """The script as a module."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import house as module
+
+    yield module
+    sys.modules.pop("house")
 
 
 def run(skill, tmp_path, da, *options: str) -> dict:
@@ -72,3 +83,69 @@ def test_a_band_split_with_gaps_in_the_data_and_no_statics(skill, tmp_path):
 def test_a_split_that_means_nothing(skill, tmp_path, split):
     with pytest.raises(SystemExit, match="--split"):
         run(skill, tmp_path, toy_field(time=1, y=8, x=8), "--scale", "2", "--split", split)
+
+
+def test_the_house_compares_two_builds_each_in_its_process(house, tmp_path):
+    """Here a build with itself, so that results are equal; `--small` judges no limit."""
+    arguments = ["--against", str(FOLDER.parent), "--small", "--trials", "1", "--json", str(tmp_path / "house.json")]
+    with pytest.raises(SystemExit) as end:
+        house.main([*arguments, "--only", "lazy,weights,files"])
+    record = json.loads((tmp_path / "house.json").read_text())
+    assert end.value.code == 0
+    assert (
+        record["lazy"]["cpu_ratio"] > 0 and record["lazy"]["files_entered"] == record["lazy"]["files"]["of_the_other"]
+    )
+    assert record["weights"] | {"limits": 0} == {"equal": 2, "networks": 2, "differing": {}, "limits": 0}
+    assert record["files"]["equal"] is True
+
+
+def test_the_house_measures_its_own_package_only(house, tmp_path):
+    with pytest.raises(SystemExit, match="Expected to import the package of"):
+        house.serve(str(tmp_path), str(tmp_path), house.SMALL)
+
+
+@pytest.mark.parametrize("section", ["score", "archive", "fit", "memory", "derivations"])
+def test_every_section_of_the_house_measures_something(house, tmp_path, section):
+    measure = house.SECTIONS[section](house.SMALL, tmp_path)
+    measure.work()
+    if section == "score":
+        calls = measure.facts()["calls"]
+        assert calls > 0
+        same = house.differences(tmp_path / "score.nc", tmp_path / "score.nc")
+        assert same["largest_relative_difference"] == 0 and "rmse" in same["relative_difference_by_metric"]
+    if section == "derivations":
+        assert set(measure.facts()) >= {
+            "fit",
+            "coarsen",
+            "interpolate",
+            "downscale, lazy",
+            "score",
+            "downscale_to_zarr",
+        }
+
+
+def test_the_house_says_which_limits_are_missed(house):
+    record = {
+        "lazy": {"cpu_ratio": 0.5, "files_entered": 16},
+        "memory": {"speed_ratio": 0.98},
+        "weights": {"equal": 47},
+    }
+    assert [line.split(" is ")[0] for line in house.missed(record)] == [
+        "lazy: cpu_ratio",
+        "memory: speed_ratio",
+        "weights: equal",
+    ]
+    assert not house.missed({"lazy": {"cpu_ratio": 0.4, "files_entered": 16}, "files": {"equal": True}})
+
+
+def test_the_house_sees_another_number(house, tmp_path):
+    table = xr.Dataset({"rmse": ("product", [1.0, 2.0]), "bias": ("product", [0.0, np.nan])}, {"product": ["a", "b"]})
+    table.to_netcdf(tmp_path / "one.nc", engine="h5netcdf")
+    other = table.isel(product=[1, 0])
+    other.assign(rmse=other.rmse * (1 + 1e-6)).to_netcdf(tmp_path / "two.nc", engine="h5netcdf")
+    apart = house.differences(tmp_path / "two.nc", tmp_path / "one.nc")
+    assert apart["relative_difference_by_metric"] == {"rmse": pytest.approx(1e-6, rel=0.1), "bias": 0}
+    assert apart["largest_relative_difference"] == pytest.approx(1e-6, rel=0.1)
+    table.fillna(0).to_netcdf(tmp_path / "whole.nc", engine="h5netcdf")
+    with pytest.raises(SystemExit, match="Values of bias are missing in other places"):
+        house.differences(tmp_path / "whole.nc", tmp_path / "one.nc")
