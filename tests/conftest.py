@@ -24,10 +24,10 @@ import xsuperres as xsr
 from xsuperres.config import DataConfig, OptimizationConfig
 from xsuperres.errors import ModelFileError, XSuperResWarning
 from xsuperres.fields.channels import Channels
+from xsuperres.fields.field import Field
 from xsuperres.fields.grid import grid_of
-from xsuperres.fields.stack import stacked
+from xsuperres.fields.stack import stack
 from xsuperres.samples.blocks import FieldBlocks, Steps
-from xsuperres.samples.holdout import leading_dim
 from xsuperres.samples.readers import Batch
 from xsuperres.testing import toy_field
 from xsuperres.training.supervised import SupervisedStep
@@ -331,11 +331,11 @@ def rotated_field() -> xr.DataArray:
 
 def field_blocks(da: xr.DataArray, *, budget: int = 2**40, scale: int = 2, **data) -> FieldBlocks:
     """Return the blocks of a single variable, made from its own coarsening."""
-    grid = grid_of(da, gaps=True)
-    lead = leading_dim(da, grid)
+    field = Field(da, gaps=True)
+    grid, lead = field.grid, field.sample_dim
     sizes = {lead: da.sizes[lead]} | {dim: da.sizes[dim] for dim in da.dims if dim not in grid.dims}
     return FieldBlocks(
-        stacked([da], grid, list(sizes), sizes),
+        stack([field], grid, list(sizes), sizes),
         None,
         None,
         grid=grid,

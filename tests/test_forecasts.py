@@ -253,10 +253,11 @@ def test_times_that_may_be_initial_ones_are_not_trained_on(truth, forecast):
 
 def test_a_truth_for_many_leads_is_not_copied(truth, forecast):
     """It is read block by block, whatever the number of leads."""
+    from xsuperres.fields.field import Field
     from xsuperres.fields.pairs import paired
     from xsuperres.fields.steps import flattened
 
-    pair = paired([flattened(forecast, "init")], [truth.isel(time=slice(0, 14))], 2)
+    pair = paired([flattened(Field(forecast))], [Field(truth.isel(time=slice(0, 14)))], 2)
     assert pair.fine[0].chunks is not None and pair.coarse[0].chunks is None
     model = forecast.sr.fit(
         target=truth, **options(sampling={"batch_size": 2, "patch_size": 4, "memory_budget": 60_000})

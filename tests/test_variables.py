@@ -203,12 +203,12 @@ def test_the_score_has_a_dim_of_variables(ds):
 
 
 def test_variables_on_other_times_are_refused(ds):
-    from xsuperres.fields.stack import check_together
+    from xsuperres.fields.field import Field, check_together
 
     with pytest.raises(DataError, match="different coordinates"):
-        check_together([ds.tas, ds.pr.assign_coords(time=ds.time + np.timedelta64(1, "h"))])
+        check_together([Field(ds.tas), Field(ds.pr.assign_coords(time=ds.time + np.timedelta64(1, "h")))])
     with pytest.raises(DataError, match="dims"):
-        check_together([ds.tas, ds.pr.isel(time=0, drop=True)])
+        check_together([Field(ds.tas), Field(ds.pr.isel(time=0, drop=True))])
 
 
 # transforms and bounds

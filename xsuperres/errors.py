@@ -7,7 +7,11 @@ a caller would expect, so that ``except ValueError`` keeps working.
 from __future__ import annotations
 
 import difflib
+import sys
+import warnings
 from collections.abc import Iterable
+from pathlib import Path
+from types import FrameType
 
 __all__ = [
     "ConfigError",
@@ -24,7 +28,10 @@ __all__ = [
     "XSuperResError",
     "XSuperResWarning",
     "unknown_name",
+    "warn",
 ]
+
+_PACKAGE = str(Path(__file__).parent)
 
 
 class XSuperResError(Exception):
@@ -80,6 +87,17 @@ class TutorialDataError(XSuperResError, OSError):
 
 class XSuperResWarning(UserWarning):
     """Root of every warning issued by xsuperres."""
+
+
+def warn(message: str) -> None:
+    """Warn of the line that called this package, however deep below it this is."""
+    frame: FrameType | None = sys._getframe(1)
+    level, outermost = 2, 1
+    while frame is not None:
+        if frame.f_code.co_filename.startswith(_PACKAGE):
+            outermost = level
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, XSuperResWarning, stacklevel=outermost + 1)
 
 
 def unknown_name(kind: str, name: object, choices: Iterable[object]) -> UnknownNameError:

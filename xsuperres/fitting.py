@@ -18,7 +18,6 @@ import xarray as xr
 from xsuperres.config import SamplingConfig
 from xsuperres.errors import DataError, XSuperResWarning
 from xsuperres.fields.components import mirror_signs
-from xsuperres.fields.forecasts import TimeAxes
 from xsuperres.fields.static import StaticLike, fit_static_scaling
 from xsuperres.inference.devices import choose_device
 from xsuperres.inference.validation import Validator
@@ -30,7 +29,6 @@ from xsuperres.model.table import remember
 from xsuperres.moments import fitted_parts
 from xsuperres.nn.discriminator import build_discriminator, discriminator_spec
 from xsuperres.nn.network import build_network
-from xsuperres.samples.holdout import leading_dim
 from xsuperres.samples.plan import WindowPlan
 from xsuperres.samples.readers import Mirror, Planes, Reader
 from xsuperres.settings import FitSettings
@@ -209,7 +207,7 @@ def _finished(model: SRModel, trained: Trained, material: Material, settings: Fi
         cpu_seconds=round(clock.cpu_seconds(), 2),
         validation_kind=material.holdout.kind,
         adversarial=game,
-        step=TimeAxes.of(material.sources.like, material.grid.time).step,
+        step=material.sources.like.times.step,
         validation=trained.score,
         history=trained.history,
         settings=plain(ways),
@@ -221,8 +219,9 @@ def _finished(model: SRModel, trained: Trained, material: Material, settings: Fi
 
 def _times(material: Material) -> tuple[tuple[str, str] | None, tuple[tuple[str, str], ...]]:
     """Return the first and last time that was trained on, and those of each stretch that was held out."""
-    da, blocks, time = material.sources.like, material.blocks, material.grid.time
-    if time is None or time != leading_dim(da, material.grid) or time not in da.coords:
+    like, blocks = material.sources.like, material.blocks
+    da, time = like.array, like.axes.time
+    if time is None or time != like.sample_dim or time not in da.coords:
         return None, ()
     order = np.argsort(da.coords[time].values, kind="stable")
     times = [str(value)[:19] for value in da.coords[time].values[order]]

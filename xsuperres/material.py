@@ -1,6 +1,6 @@
 """What a model is made from: fields, grid, static fields, predictors, time steps, blocks of samples, what is held out.
 
-Labelled arrays in; values are read block by block later.
+Fields in; values are read block by block later.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ import xarray as xr
 from xsuperres.errors import ConfigError, GridError, unknown_name
 from xsuperres.fields.channels import channel_counts, masked_channels
 from xsuperres.fields.checks import check_units, check_values
-from xsuperres.fields.forecasts import TimeAxes
-from xsuperres.fields.grid import Grid, find_axes, grid_of
+from xsuperres.fields.field import Field, check_together
+from xsuperres.fields.grid import Grid
 from xsuperres.fields.pairs import paired, ratio
 from xsuperres.fields.predictors import PredictorsLike, named_predictors, on_coarse
-from xsuperres.fields.stack import check_together, stacked
+from xsuperres.fields.stack import stack
 from xsuperres.fields.static import StaticLike, anomalies, find_static, without_statics
 from xsuperres.fields.steps import flattened
 from xsuperres.fields.times import calendar_features, offsets
 from xsuperres.model.artefact import SRModel, reach_of
 from xsuperres.nn.network import NetworkSpec, build_network
 from xsuperres.samples.blocks import FieldBlocks, Steps
-from xsuperres.samples.holdout import Holdout, hold_out, leading_dim
+from xsuperres.samples.holdout import Holdout, hold_out
 from xsuperres.settings import FitSettings
 
 __all__ = ["Material", "Sources", "gathered", "network_spec", "other_blocks"]
@@ -37,25 +37,25 @@ _SAMPLE = "xsuperres_sample"  # leading dim of a single field
 
 @dataclass(frozen=True, eq=False)
 class Sources:
-    """What was given to ``fit``: fine targets, what they are made from (None: their own coarsening), predictors.
+    """What ``fit`` is called with: fine targets, what they are made from (None: their own coarsening), predictors.
 
     `margin` counts the coarse cells of context around pairs, see `Paired`.
     """
 
-    targets: tuple[xr.DataArray, ...]
-    coarse: tuple[xr.DataArray, ...] | None = None
-    predictors: tuple[xr.DataArray, ...] = ()
+    targets: tuple[Field, ...]
+    coarse: tuple[Field, ...] | None = None
+    predictors: tuple[Field, ...] = ()
     margin: tuple[int, int, int, int] = (0, 0, 0, 0)
 
     @classmethod
     def of(
-        cls, fields: Sequence[xr.DataArray], targets: Sequence[xr.DataArray] | None, predictors: PredictorsLike | None
+        cls, fields: Sequence[Field], targets: Sequence[xr.DataArray] | None, predictors: PredictorsLike | None
     ) -> Sources:
         """Return the sources of ``fields.sr.fit(target=targets, predictors=predictors)``."""
         others = tuple(named_predictors(predictors).values())
         if targets is None:
             return cls(tuple(fields), None, others)
-        return cls(tuple(targets), tuple(fields), others)
+        return cls(tuple(map(Field, targets)), tuple(fields), others)
 
     def scale(self, given: int | None) -> Any:
         """Return the scale: given, or that of the pair."""
@@ -63,27 +63,29 @@ class Sources:
             if given is None:
                 raise ConfigError("Pass the scale, fine cells per coarse cell: .sr.fit(scale=4), or target=.")
             return given
-        found = ratio(self.coarse[0], self.targets[0])
+        found = ratio(self.coarse[0].grid, self.targets[0].grid)
         if given not in (None, found):
             raise ConfigError(f"scale={given} differs from the {found} fine cells per coarse cell of these data.")
         return found
 
     def as_samples(self) -> Sources:
         """Return the sources with forecasts laid out along one dim of samples, initialisation after initialisation."""
+        coarse = None if self.coarse is None else tuple(map(flattened, self.coarse))
+        targets, predictors = tuple(map(flattened, self.targets)), tuple(map(flattened, self.predictors))
+        return replace(self, targets=targets, coarse=coarse, predictors=predictors)
 
-        def flat(fields: Sequence[xr.DataArray]) -> tuple[xr.DataArray, ...]:
-            return tuple(flattened(da, find_axes(da).time) for da in fields)
-
-        coarse = None if self.coarse is None else flat(self.coarse)
-        return replace(self, targets=flat(self.targets), coarse=coarse, predictors=flat(self.predictors))
+    def with_predictors_on(self, coarse: Grid, settings: FitSettings) -> Sources:
+        """Return the sources with their predictors on the coarse grid, at the times of the samples."""
+        least = settings.data.minimum_valid_fraction
+        return replace(self, predictors=tuple(on_coarse(f, coarse, self.like, least) for f in self.predictors))
 
     @property
-    def fields(self) -> tuple[xr.DataArray, ...]:
+    def fields(self) -> tuple[Field, ...]:
         """Targets, then predictors."""
         return (*self.targets, *self.predictors)
 
     @property
-    def like(self) -> xr.DataArray:
+    def like(self) -> Field:
         """The field whose leading dims count samples."""
         return self.targets[0] if self.coarse is None else self.coarse[0]
 
@@ -108,8 +110,8 @@ def gathered(sources: Sources, settings: FitSettings, static: StaticLike | None)
     XSuperResError
         If dtypes, grids, static fields, times or the validation do not fit.
     """
-    for da in (*sources.targets, *(sources.coarse or ()), *sources.predictors):
-        check_values(da)
+    for field in (*sources.targets, *(sources.coarse or ()), *sources.predictors):
+        check_values(field.array)
     check_together(sources.targets)
     _check_variable_names(sources, settings)
     sources = sources.as_samples()
@@ -117,14 +119,12 @@ def gathered(sources: Sources, settings: FitSettings, static: StaticLike | None)
         _check_validation_of_pairs(settings.validation)
         sources = _paired(sources, settings, static)
     first = sources.targets[0]
-    grid = grid_of(first, gaps=True)
-    grid.coarsen(settings.scale)  # says what to crop if it does not divide
-    planes = find_static(first, grid, static)
+    grid = first.grid
+    grid.y.coarsen(settings.scale), grid.x.coarsen(settings.scale)  # say what to crop if it does not divide
+    planes = find_static(first.array, grid, static)
     grid = without_statics(grid)
-    coarse = grid.coarsen(settings.scale)
-    least = settings.data.minimum_valid_fraction
-    predictors = tuple(on_coarse(da, coarse, sources.like, least) for da in sources.predictors)
-    sources = replace(sources, predictors=predictors)
+    sources = sources.with_predictors_on(grid.coarsen(settings.scale), settings)
+    predictors = sources.predictors
     reach = _reach(settings, len(planes.data_vars), len(sources.targets), len(predictors))
     holdout = hold_out(sources.like, grid, settings.validation, scale=settings.scale, halo=reach)
     blocks = _blocks(sources, grid, settings)
@@ -133,7 +133,7 @@ def gathered(sources: Sources, settings: FitSettings, static: StaticLike | None)
 
 def _check_variable_names(sources: Sources, settings: FitSettings) -> None:
     """Refuse settings by variable that name none of the targets."""
-    names = [str(da.name) for da in sources.targets]
+    names = [str(field.name) for field in sources.targets]
     for setting in (settings.data.transform, settings.data.valid_min, settings.data.valid_max):
         for name in setting if isinstance(setting, Mapping) else ():
             if name not in names:
@@ -155,7 +155,7 @@ def _paired(sources: Sources, settings: FitSettings, static: StaticLike | None) 
     assert sources.coarse is not None
     check_together(sources.coarse)
     for made, true in zip(sources.coarse, sources.targets, strict=True):
-        check_units(made, true.attrs.get("units"), what="fit", like="the target")
+        check_units(made.array, true.units, what="fit", like="the target")
     reach = _reach(settings, 4, len(sources.targets), len(sources.predictors))
     reach = 0 if isinstance(static, (xr.Dataset, xr.DataArray)) else reach
     least = settings.data.minimum_valid_fraction
@@ -164,36 +164,32 @@ def _paired(sources: Sources, settings: FitSettings, static: StaticLike | None) 
 
 
 def _blocks(sources: Sources, grid: Grid, settings: FitSettings) -> FieldBlocks:
-    like = sources.like
-    lead = leading_dim(like, grid)
-    others = [str(dim) for dim in like.dims if dim not in (*grid.dims, lead)]
-    sizes = {dim: like.sizes[dim] for dim in [*([lead] if lead else []), *others]}
+    like, lead = sources.like, sources.like.sample_dim
+    others = [dim for dim in like.lead if dim != lead]
+    sizes = {dim: like.array.sizes[dim] for dim in [*([lead] if lead else []), *others]}
     dims = [lead or _SAMPLE, *others]
     coarse_grid = grid.coarsen(settings.scale)
 
-    def stack(fields: Sequence[xr.DataArray], on: Grid) -> xr.DataArray | None:
-        if not fields:
-            return None
-        return stacked([f if lead else f.expand_dims(_SAMPLE) for f in fields], on, dims, sizes)
+    def stacked(fields: Sequence[Field], on: Grid) -> xr.DataArray:
+        several = [f if lead else f.with_array(f.array.expand_dims(_SAMPLE)) for f in fields]
+        return stack(several, on, dims, sizes)
 
-    fine = stack(sources.targets, grid)
-    assert fine is not None
     return FieldBlocks(
-        fine,
-        stack(sources.coarse or (), coarse_grid),
-        stack(sources.predictors, coarse_grid),
+        stacked(sources.targets, grid),
+        stacked(sources.coarse, coarse_grid) if sources.coarse else None,
+        stacked(sources.predictors, coarse_grid) if sources.predictors else None,
         grid=grid,
         scale=settings.scale,
         config=settings.data,
-        steps=steps_of(like, lead, grid, settings),
+        steps=_steps_of(like, settings),
         memory_budget=settings.sampling.memory_budget,
     )
 
 
-def steps_of(da: xr.DataArray, lead: str | None, grid: Grid, settings: FitSettings) -> Steps:
-    """Return what is known of the steps along the leading dim."""
+def _steps_of(field: Field, settings: FitSettings) -> Steps:
+    """Return what is known of the steps along the dim of samples."""
+    da, lead, axes = field.array, field.sample_dim, field.times
     count = da.sizes[lead] if lead else 1
-    axes = TimeAxes.of(da, grid.time)
     dated = axes.valid if axes.valid is not None and axes.valid.dims == (lead,) else None
     calendar = calendar_features(dated) if settings.data.calendar else None
     if settings.time_window is None:
@@ -256,19 +252,16 @@ def other_blocks(data: xr.DataArray | xr.Dataset, model: SRModel, settings: FitS
     A Dataset holds all variables of the model, and its predictors; a DataArray is enough for one variable without.
     """
     sources = _validation_sources(data, model)
-    for da, part in zip((*sources.targets, *sources.predictors), model.inputs, strict=True):
-        check_values(da)
-        check_units(da, part.variable.units, what="validation")
+    for field, part in zip(sources.fields, model.inputs, strict=True):
+        check_values(field.array)
+        check_units(field.array, part.variable.units, what="validation")
     check_together(sources.targets)
     sources = sources.as_samples()
-    grid = grid_of(sources.targets[0], gaps=True)
+    grid = sources.targets[0].grid
     location = model.grid.locate(grid) if grid.shape == model.grid.shape else None
     if location is None or location.rows[0] or location.columns[0]:
         raise GridError(f"validation= lies on {grid.describe()}; expected the training grid {model.grid.describe()}.")
-    coarse = grid.coarsen(settings.scale)
-    least = settings.data.minimum_valid_fraction
-    predictors = tuple(on_coarse(da, coarse, sources.like, least) for da in sources.predictors)
-    return _blocks(replace(sources, predictors=predictors), grid, settings)
+    return _blocks(sources.with_predictors_on(grid.coarsen(settings.scale), settings), grid, settings)
 
 
 def _validation_sources(data: xr.DataArray | xr.Dataset, model: SRModel) -> Sources:
@@ -276,10 +269,10 @@ def _validation_sources(data: xr.DataArray | xr.Dataset, model: SRModel) -> Sour
     if isinstance(data, xr.DataArray):
         if len(names) > 1:
             raise ConfigError(f"validation= must be a Dataset of {names}, or a fraction or a period; got a DataArray.")
-        return Sources((data,))
+        return Sources((Field(data, gaps=True),))
     missing = [name for name in names if name not in data]
     if missing:
         raise ConfigError(f"validation= lacks {missing}; it holds {list(map(str, data.data_vars))}.")
     count = len(model.targets)
-    fields = [data[name] for name in names]
+    fields = [Field(data[name], gaps=index < count) for index, name in enumerate(names)]
     return Sources(tuple(fields[:count]), None, tuple(fields[count:]))

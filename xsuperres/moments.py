@@ -86,7 +86,7 @@ def fitted_parts(material: Material, settings: FitSettings, given: Sequence[Tran
     moments, inputs = sums.moments, sums.inputs
     flipped = {index for along in mirror_signs(sources.fields, settings.sampling).values() for index in along}
     targets = []
-    for index, da in enumerate(sources.targets):
+    for index, da in enumerate(field.array for field in sources.targets):
         scaling, baselines = moments[index].fit(da.name)
         targets.append(
             Target(
@@ -96,11 +96,11 @@ def fitted_parts(material: Material, settings: FitSettings, given: Sequence[Tran
                 transform=transforms[index],
                 climatology=climatologies[index],
                 bounds=_bounds(da, sums.lowest[index], settings),
-                source=_variable(sources.coarse[index], inputs[index].missing) if sources.coarse else None,
+                source=_variable(sources.coarse[index].array, inputs[index].missing) if sources.coarse else None,
             )
         )
     predictors = []
-    for index, da in enumerate(sources.predictors, start=len(targets)):
+    for index, da in enumerate((field.array for field in sources.predictors), start=len(targets)):
         moment = inputs[index]
         scaling = moment.scaling(da.name)
         predictors.append(

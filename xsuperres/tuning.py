@@ -41,8 +41,8 @@ def check_start(init: SRModel, sources: Sources, settings: FitSettings) -> Sourc
     if set(given) != set(wanted):
         raise ConfigError(f"init= was trained with the predictors {wanted}, this fit has {list(given)}; give the same.")
     sources = replace(sources, predictors=tuple(given[name] for name in wanted))
-    for da, theirs in zip((*sources.targets, *sources.predictors), init.inputs, strict=True):
-        check_units(da, theirs.variable.units, what=repr(da.name), like="init")
+    for field, theirs in zip(sources.fields, init.inputs, strict=True):
+        check_units(field.array, theirs.variable.units, what=repr(field.name), like="init")
     for name in names:
         theirs, ours = (of_variable(data.transform, name) for data in (init.data, settings.data))
         if theirs != ours:

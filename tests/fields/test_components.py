@@ -8,10 +8,11 @@ import xarray as xr
 from xsuperres.config import SamplingConfig
 from xsuperres.errors import ConfigError
 from xsuperres.fields.components import mirror_signs
+from xsuperres.fields.field import Field
 
 
-def field(name: str, standard_name: str | None = None) -> xr.DataArray:
-    return xr.DataArray(0.0, name=name, attrs={"standard_name": standard_name} if standard_name else {})
+def field(name: str, standard_name: str | None = None) -> Field:
+    return Field(xr.DataArray(0.0, name=name, attrs={"standard_name": standard_name} if standard_name else {}))
 
 
 U, V = field("uas"), field("anything", "northward_wind")

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import xsuperres as xsr
 from xsuperres.errors import GridError
+from xsuperres.fields.field import Field
 from xsuperres.fields.frame import displaced, grid_mapping
 from xsuperres.fields.grid import grid_of
 from xsuperres.fields.pairs import paired
@@ -121,11 +122,11 @@ def test_another_mapping_is_another_place(changes):
     assert grid_of(da).locate(grid_of(other)) is None
     assert not covered(grid_of(da), grid_of(other).coarsen(2))
     with pytest.raises(GridError, match=f"another grid mapping: expected {next(iter(changes))}"):
-        regrid(da, grid_of(other).coarsen(2))
+        regrid(Field(da), grid_of(other).coarsen(2))
     with pytest.raises(GridError, match="another grid mapping"):
         other.sr.coarsen(2).sr.interpolate(2, like=da)
     with pytest.raises(GridError, match="another grid mapping"):
-        paired([other.sr.coarsen(2)], [da], 2)
+        paired([Field(other.sr.coarsen(2))], [Field(da)], 2)
 
 
 # 2-D latitudes and longitudes

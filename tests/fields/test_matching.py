@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import xarray as xr
 
 from xsuperres.errors import DataError
-from xsuperres.fields.matching import matched
-from xsuperres.fields.pairs import paired
+from xsuperres.fields import matching, pairs
+from xsuperres.fields.field import Field
 from xsuperres.testing import toy_field
+
+
+def matched(coarse, fine):
+    """Return the arrays of matched targets."""
+    return [field.array for field in matching.matched(Field(coarse), [Field(da) for da in fine])]
+
+
+def paired(coarse, fine, scale, **options):
+    """Return the arrays of paired fields."""
+    pair = pairs.paired([Field(da) for da in coarse], [Field(da) for da in fine], scale, **options)
+    return replace(pair, coarse=tuple(f.array for f in pair.coarse), fine=tuple(f.array for f in pair.fine))
 
 
 @pytest.fixture(scope="module")

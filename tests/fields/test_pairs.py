@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import xarray as xr
 
 from xsuperres.errors import XSuperResWarning
-from xsuperres.fields.pairs import paired
+from xsuperres.fields import pairs
+from xsuperres.fields.field import Field
 from xsuperres.testing import toy_field
+
+
+def paired(coarse, fine, scale, **options):
+    """Return the arrays of paired fields."""
+    pair = pairs.paired([Field(da) for da in coarse], [Field(da) for da in fine], scale, **options)
+    return replace(pair, coarse=tuple(f.array for f in pair.coarse), fine=tuple(f.array for f in pair.fine))
 
 
 def monthly(months: int) -> xr.DataArray:

@@ -7,7 +7,7 @@ import pytest
 import xarray as xr
 
 from xsuperres.errors import DataError
-from xsuperres.fields.grid import grid_of
+from xsuperres.fields.field import Field
 from xsuperres.fields.predictors import named_predictors, on_coarse
 from xsuperres.testing import toy_field
 
@@ -24,4 +24,4 @@ def test_times_that_come_twice_are_refused():
     field = toy_field(time=4, y=4, x=6)
     twice = xr.concat([field, field.isel(time=[3])], "time").rename("z")
     with pytest.raises(DataError, match=r"'z' repeats values of 'time', the first 2001-01-04.*drop_duplicates"):
-        on_coarse(twice, grid_of(field).coarsen(2), field)
+        on_coarse(Field(twice), Field(field).grid.coarsen(2), Field(field))

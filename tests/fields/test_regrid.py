@@ -13,10 +13,18 @@ from hypothesis import strategies as st
 
 import xsuperres as xsr
 from xsuperres.errors import ConfigError, DataError, GridError, UnknownNameError
+from xsuperres.fields import regrid as regridding
 from xsuperres.fields.axes import Axis
+from xsuperres.fields.field import Field
 from xsuperres.fields.grid import Grid, grid_of
-from xsuperres.fields.regrid import covered, linear_weights, overlap_weights, regrid
+from xsuperres.fields.regrid import covered, linear_weights, overlap_weights
 from xsuperres.testing import toy_field
+
+
+def regrid(da, target, **options):
+    """Return an array on another grid."""
+    return regridding.regrid(Field.of(da), target, **options).array
+
 
 UNITS = {"lat": "degrees_north", "lon": "degrees_east"}
 

@@ -8,9 +8,33 @@ import pytest
 import xarray as xr
 
 from xsuperres.errors import DataError, XSuperResWarning
+from xsuperres.fields import steps
+from xsuperres.fields.field import Field
 from xsuperres.fields.forecasts import TimeAxes
-from xsuperres.fields.grid import find_axes
-from xsuperres.fields.steps import at_valid_times, check_times, flattened, monthly, positions, sample_labels
+from xsuperres.fields.grid import AxisNames, find_axes
+from xsuperres.fields.steps import monthly, positions
+
+
+def timed(da, time):
+    """Return an array whose time dim is known."""
+    return Field(da, axes=AxisNames("y", "x", time))
+
+
+def flattened(da, time):
+    return steps.flattened(timed(da, time)).array
+
+
+def sample_labels(da, dim, other, its):
+    return steps.sample_labels(timed(da, dim), timed(other, its))
+
+
+def at_valid_times(da, dim, like, time):
+    return steps.at_valid_times(timed(da, dim), timed(like, time)).array
+
+
+def check_times(da, time, like, its, *, what):
+    steps.check_times(timed(da, time), timed(like, its), what=what)
+
 
 INITS = np.array(["2001-01-01", "2001-01-03", "2001-01-08"], "M8[ns]")
 STEPS = np.arange(4) * np.timedelta64(6, "h").astype("m8[ns]")

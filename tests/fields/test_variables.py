@@ -8,8 +8,14 @@ import pytest
 import xarray as xr
 
 from xsuperres.errors import GridError
-from xsuperres.fields.variables import field_names, numeric_names, off_grid
+from xsuperres.fields import variables
+from xsuperres.fields.variables import fields_of, numeric_names
 from xsuperres.testing import toy_field
+
+
+def off_grid(ds):
+    """Return the variables apart from the fields of a Dataset."""
+    return variables.off_grid(ds, fields_of(ds).values())
 
 
 @pytest.fixture
@@ -30,7 +36,7 @@ def archive() -> xr.Dataset:
 
 
 def test_fields_lie_on_both_horizontal_dims(archive):
-    assert field_names(archive) == ["tas", "pr"]
+    assert list(fields_of(archive)) == ["tas", "pr"]
     assert numeric_names(archive) == ["tas", "pr", "co2"], "an index of the day is a number, but no field"
 
 
@@ -45,10 +51,10 @@ def test_nothing_is_computed(archive):
         raise AssertionError("computed")
 
     with dask.config.set(scheduler=refuse):
-        assert field_names(archive.chunk()) == ["tas", "pr"]
+        assert list(fields_of(archive.chunk())) == ["tas", "pr"]
 
 
 def test_no_fields(archive):
-    assert field_names(xr.Dataset()) == [] and off_grid(xr.Dataset()) == {}
+    assert fields_of(xr.Dataset()) == {} and off_grid(xr.Dataset()) == {}
     with pytest.raises(GridError, match=r"dims \('time', 'y', 'u'\)"):
-        field_names(xr.Dataset({"crs": 0, "tas": (("time", "y", "u"), np.ones((1, 2, 3)))}))
+        fields_of(xr.Dataset({"crs": 0, "tas": (("time", "y", "u"), np.ones((1, 2, 3)))}))

@@ -15,10 +15,10 @@ import xarray as xr
 
 import xsuperres as xsr
 from xsuperres.errors import DataError, UnknownNameError, XSuperResWarning
+from xsuperres.fields.grid import Location
 from xsuperres.inference import guard as module
 from xsuperres.inference import store, tally
 from xsuperres.inference import tile as tile_module
-from xsuperres.inference.domain import everywhere
 from xsuperres.inference.tally import Limits
 from xsuperres.model.file import model_from_bytes, model_to_bytes
 from xsuperres.samples.holdout import cut_band
@@ -150,7 +150,7 @@ def test_held_out_weather_is_silent_and_four_kelvin_are_not(week, domain, split)
         else:
             assert verdict(data, model) is None
         values = np.stack([data[name].values[:, ::-1] for name in model.names], axis=1)
-        counts = tally.tallied(Limits.of(model).planes, values, everywhere(model.coarse_grid))
+        counts = tally.tallied(Limits.of(model).planes, values, Location.whole(model.coarse_grid))
         sides.append(np.maximum(counts.above, counts.below) / counts.known)
     assert sides[0].max() < 0.9 * limit
     assert min(side[0] for side in sides[1:]) > 1.1 * limit
@@ -756,7 +756,7 @@ def test_a_worker_asks_before_it_stops(trained, many, monkeypatch):
     def watch(step: int, by: float) -> None:
         block = moved(coarse.isel(time=[0]), by).values[:, None]
         parts = (windows([1] * 30, AxisPlan())[step], *place)
-        guard.watch(Limits.of(model), block, parts, everywhere(model.coarse_grid))
+        guard.watch(Limits.of(model), block, parts, Location.whole(model.coarse_grid))
 
     watch(0, 0.0)
     assert len(reports) == 1 and not asked

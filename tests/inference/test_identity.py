@@ -12,8 +12,15 @@ import xarray as xr
 from zarr.codecs import BloscCodec
 
 from xsuperres.errors import ConfigError
-from xsuperres.inference.identity import difference, encoding_text, fingerprint
+from xsuperres.fields.field import Field
+from xsuperres.inference import identity
+from xsuperres.inference.identity import difference, encoding_text
 from xsuperres.testing import toy_field
+
+
+def fingerprint(fields):
+    """Return the fingerprint of arrays."""
+    return identity.fingerprint([Field(da) for da in fields])
 
 
 @pytest.fixture(scope="module")
@@ -92,9 +99,10 @@ def test_fields_are_read_from_the_first_to_the_last(field):
 def test_another_process_finds_the_same(field):
     code = """
 from xsuperres.errors import ConfigError
+from xsuperres.fields.field import Field
 from xsuperres.inference.identity import fingerprint
 from xsuperres.testing import toy_field
-print(fingerprint([toy_field(time=9, y=6, x=8)]))
+print(fingerprint([Field(toy_field(time=9, y=6, x=8))]))
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == fingerprint([field])

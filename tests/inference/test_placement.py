@@ -12,6 +12,7 @@ import xarray as xr
 
 import xsuperres as xsr
 from xsuperres.errors import GridError, StaticFieldError
+from xsuperres.fields.field import Field
 from xsuperres.fields.grid import grid_of
 from xsuperres.fields.regrid import regrid
 from xsuperres.testing import toy_field
@@ -139,7 +140,7 @@ def test_shifted_cells_are_regridded_onto_those_that_are_covered(make_model, log
     assert line == (
         "Coarse data (lat 14 x lon 18, 9.2 to 30 by 1.6, 0 to 34 by 2) are regridded conservatively onto the model's "
         "cells (lat 14 x lon 17, 9.2 to 30 by 1.6, 1 to 33 by 2): shifted by (dy, dx) = (0, 1); the model was trained "
-        "on means over these cells, which regridded fields smooth."
+        "on means over these cells, which regridding smooths."
     )
     mean = (0.5 * (bare.values[..., :-1].astype(float) + bare.values[..., 1:])).astype(np.float32)
     expected = bare.isel(lon=slice(0, 17)).copy(data=mean).sr.downscale(toy.model)
@@ -187,10 +188,10 @@ def test_any_near_resolution(make_model, log, check, lat, lon, descending):
     assert "regridded conservatively onto the model's cells (lat 14 x lon 18, " in line
     assert (out.lat.values == toy.fine.lat.values[:: -1 if descending else 1]).all()
     assert (out.lon.values == toy.fine.lon.values).all()
-    means = regrid(given, toy.model.coarse_grid, method="conservative")
+    means = regrid(Field(given), toy.model.coarse_grid, method="conservative").array
     expected = means.sr.downscale(toy.model).isel(lat=slice(None, None, -1 if descending else 1))
     check.same_numbers(out, expected, toy.model.scaling.sd)
-    constant = regrid(given * 0 + 280, toy.model.coarse_grid, method="conservative")
+    constant = regrid(Field(given * 0 + 280), toy.model.coarse_grid, method="conservative").array
     np.testing.assert_allclose(constant, 280, rtol=1e-6)
 
 

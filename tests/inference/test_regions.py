@@ -11,8 +11,16 @@ from hypothesis import strategies as st
 
 from xsuperres.config import SamplingConfig
 from xsuperres.errors import XSuperResWarning
-from xsuperres.inference.regions import in_blocks, region_from, stored_chunk, with_blocks
+from xsuperres.fields.field import Field
+from xsuperres.inference import regions
+from xsuperres.inference.regions import region_from, stored_chunk, with_blocks
 from xsuperres.testing import toy_field
+
+
+def in_blocks(fields, model, *, budget):
+    """Return the arrays of coarse fields in blocks."""
+    return [field.array for field in regions.in_blocks([Field(da) for da in fields], model, budget=budget)]
+
 
 MIB = 2**20
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from xsuperres.fields.field import Field
 from xsuperres.fields.pairs import paired
 from xsuperres.fields.predictors import on_coarse
 from xsuperres.model.artefact import SRModel
@@ -101,14 +102,14 @@ def test_pairs_and_predictors_follow_the_fraction_too(fraction):
     field = toy_field(time=4, y=24, x=32).drop_vars(STATIC)
     given = with_holes(field.sr.coarsen(2))
     given = given.assign_coords(lon=given.lon + 0.6)
-    pair = paired([given], [field], 2, minimum_valid_fraction=fraction)
+    pair = paired([Field(given)], [Field(field)], 2, minimum_valid_fraction=fraction)
     expected = oracle(given, pair.coarse[0], least=fraction)
     np.testing.assert_allclose(pair.coarse[0].values, expected.values, rtol=1e-6)
     model = given.sr.fit(target=field, data={"minimum_valid_fraction": fraction}, **QUICK)
     trained = np.isfinite(expected.values).any(axis=0)
     assert (model.fine_mask is None) == trained.all()
     assert model.fine_mask is None or (model.fine_mask[0][::2, ::2] == trained).all()
-    shown = on_coarse(given.rename("wind"), model.coarse_grid, pair.coarse[0], fraction)
+    shown = on_coarse(Field(given.rename("wind")), model.coarse_grid, pair.coarse[0], fraction).array
     np.testing.assert_allclose(shown.values, expected.values, rtol=1e-6)
 
 

@@ -7,13 +7,14 @@ import pytest
 import xarray as xr
 
 from xsuperres.errors import ConfigError, DataError
+from xsuperres.fields.field import Field
 from xsuperres.fields.grid import grid_of
-from xsuperres.samples.holdout import cut_band, hold_out, leading_dim, whole_cells
+from xsuperres.samples.holdout import cut_band, hold_out, whole_cells
 from xsuperres.testing import toy_field
 
 
 def held(da: xr.DataArray, validation, *, scale: int = 2, halo: int = 3):
-    return hold_out(da, grid_of(da), validation, scale=scale, halo=halo)
+    return hold_out(Field(da), grid_of(da), validation, scale=scale, halo=halo)
 
 
 def runs(mask: np.ndarray) -> list[tuple[int, int]]:
@@ -68,11 +69,11 @@ def test_a_time_that_repeats_is_held_out_wherever_it_is(calendar):
 
 def test_samples_are_counted_along_time_else_along_the_first_dim():
     da = times(4).expand_dims(member=3)
-    assert leading_dim(da, grid_of(da)) == "time"
+    assert Field(da).sample_dim == "time"
     other = times(4).rename(time="member").drop_vars("member")
-    assert leading_dim(other, grid_of(other)) == "member"
+    assert Field(other).sample_dim == "member"
     single = times(4).isel(time=0)
-    assert leading_dim(single, grid_of(single)) is None
+    assert Field(single).sample_dim is None
     assert held(other, 0.25).validation.tolist() == [False, False, False, True]
 
 

@@ -94,7 +94,7 @@ def test_gradient_of_a_plane_slope():
     field = toy_field(time=1, y=10, x=20, periodic=True, dtype="float64")
     northward = 2 * np.deg2rad(field.lat) + 0 * field
     grid = grid_of(field)
-    found = gradient_amplitude(grid.canonical(northward), grid)
+    found = gradient_amplitude(xr.DataArray(grid.canonical(northward)), grid)
     np.testing.assert_allclose(found, 2.0, rtol=1e-9)
 
 
@@ -107,7 +107,7 @@ def test_gradient_equals_numpy_and_wraps():
     north = (np.diff(values, axis=0) / np.deg2rad(np.diff(lat))[:, None]) ** 2
     y = np.concatenate([north[:1], (north[1:] + north[:-1]) / 2, north[-1:]])
     grid = grid_of(field)
-    np.testing.assert_allclose(gradient_amplitude(grid.canonical(field), grid), np.sqrt(x + y), rtol=1e-9)
+    np.testing.assert_allclose(gradient_amplitude(xr.DataArray(grid.canonical(field)), grid), np.sqrt(x + y), rtol=1e-9)
 
 
 def test_gradient_sees_a_checkerboard_and_not_across_nan():

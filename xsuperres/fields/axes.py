@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from functools import cached_property
+from typing import Any, Literal
 
 import numpy as np
 import xarray as xr
 
 from xsuperres.errors import GridError
 
-__all__ = ["Axis", "check_divisible", "locate", "make_axis"]
+__all__ = ["SAME_CELL", "Axis", "check_divisible", "locate", "make_axis", "stored_cells", "wrap_longitude"]
 
 Kind = Literal["latitude", "longitude", "other"]
 
@@ -23,7 +24,7 @@ _SPHERICAL: dict[str, tuple[Kind, tuple[str, ...]]] = {
     "y": ("latitude", ("latitude", "grid_latitude", "lat", "rlat", "degrees_north", "degree_north")),
     "x": ("longitude", ("longitude", "grid_longitude", "lon", "rlon", "degrees_east", "degree_east")),
 }
-_TOLERANCE = 1e-3  # of the spacing: float32 coordinates of a 0.01 degree grid stay below
+SAME_CELL = 1e-3  # of the spacing: closer centres are one cell; float32 coordinates of a 0.01 degree grid stay below
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Axis:
         """Number of cells."""
         return len(self.centres)
 
-    @property
+    @cached_property
     def spacing(self) -> float:
         """Median width of the cells."""
         return float(np.median(self.upper - self.lower))
@@ -139,6 +140,31 @@ class Axis:
             upper[north] = np.maximum(upper, high)[north]
             lower[south] = np.minimum(lower, low)[south]
         return lower, upper
+
+
+def wrap_longitude(difference: Any) -> Any:
+    """Return a difference of longitudes as the shorter way around: -180 to 180 degrees.
+
+    Examples
+    --------
+    >>> wrap_longitude(350.0), wrap_longitude(-190.0)
+    (-10.0, 170.0)
+    """
+    return (difference + 180.0) % 360.0 - 180.0
+
+
+def stored_cells(axis: Axis, index: np.ndarray) -> np.ndarray:
+    """Return the stored positions of canonical cells, in the stored orientation.
+
+    Examples
+    --------
+    >>> north_first = Axis("lat", "lat", "latitude", *np.array([[-1, 0, 1.0], [-1.5, -0.5, 0.5], [-0.5, 0.5, 1.5]]),
+    ...                    slice(None, None, -1))
+    >>> stored_cells(north_first, np.array([0, 1]))
+    array([1, 2])
+    """
+    cells = np.arange(axis.size)[axis.order][index]
+    return cells[::-1] if axis.flipped else cells
 
 
 def check_divisible(axis: Axis, scale: int) -> None:
@@ -226,7 +252,7 @@ def _increasing(values: np.ndarray, dim: str, kind: Kind) -> tuple[np.ndarray, s
     order: slice | np.ndarray = slice(None)
     steps = np.diff(values)
     if kind == "longitude":
-        steps = (steps + 180.0) % 360.0 - 180.0
+        steps = wrap_longitude(steps)
     if len(steps) and np.sum(steps < 0) > len(steps) / 2:
         values, order = values[::-1], slice(None, None, -1)
     told = values
@@ -315,14 +341,14 @@ def locate(stored: Axis, wanted: Axis, scale: int = 1) -> np.ndarray | None:
     count = wanted.size * scale
     if wanted.kind != stored.kind or count > stored.size:
         return None
-    tolerance = _TOLERANCE * stored.spacing
+    tolerance = SAME_CELL * stored.spacing
     laps = 2 if stored.periodic else 1
     centres = np.concatenate([stored.centres + 360.0 * lap for lap in range(laps)])
     means = np.lib.stride_tricks.sliding_window_view(centres, scale).mean(axis=1)
 
     def off(start: np.ndarray | int, cells: np.ndarray) -> np.ndarray:
         gap = means[start + scale * cells] - wanted.centres[cells]
-        return np.abs((gap + 180.0) % 360.0 - 180.0 if stored.kind == "longitude" else gap) > tolerance
+        return np.abs(wrap_longitude(gap) if stored.kind == "longitude" else gap) > tolerance
 
     starts = np.arange(min(stored.size, len(centres) - count + 1))
     hits = starts[~off(starts, np.zeros(1, int))]

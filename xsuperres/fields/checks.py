@@ -5,12 +5,10 @@ Labelled arrays in; nothing is computed, but for `check_decoded`, which is given
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 import xarray as xr
 
-from xsuperres.errors import DataError, UnitsError, XSuperResWarning
+from xsuperres.errors import DataError, UnitsError, warn
 
 __all__ = ["check_decoded", "check_units", "check_values", "check_variable", "is_lazy"]
 
@@ -87,11 +85,7 @@ def check_units(da: xr.DataArray, expected: str | None, *, what: str, like: str 
     given = da.attrs.get("units")
     if given is None or expected is None:
         if given != expected:
-            warnings.warn(
-                f"{what}: units are {given!r}, those of {like} {expected!r}; taken as the same.",
-                XSuperResWarning,
-                stacklevel=4,
-            )
+            warn(f"{what}: units are {given!r}, those of {like} {expected!r}; taken as the same.")
     elif _canonical(given) != _canonical(expected):
         raise UnitsError(
             f"{what}: expected units of {expected!r} like {like}, got {given!r}; convert the values and the units "
@@ -109,8 +103,4 @@ def check_variable(da: xr.DataArray, name: str | None, standard_name: str | None
     pairs = (("name", da.name, name), ("standard_name", da.attrs.get("standard_name"), standard_name))
     for what, given, expected in pairs:
         if given is not None and expected is not None and given != expected:
-            warnings.warn(
-                f"The variable's {what} is {given!r}, the model was trained on {expected!r}.",
-                XSuperResWarning,
-                stacklevel=4,
-            )
+            warn(f"The variable's {what} is {given!r}, the model was trained on {expected!r}.")

@@ -6,13 +6,12 @@ that of the valid time.
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
 import xarray as xr
 
-from xsuperres.errors import DataError, XSuperResWarning
+from xsuperres.errors import DataError, warn
 from xsuperres.fields.leads import INIT_NAMES, LEAD_NAMES, after, elapsed, in_hours
 from xsuperres.fields.times import calendar_features, is_dated, segments, usual_step
 
@@ -158,11 +157,9 @@ class TimeAxes:
     def _check_windows(self, da: xr.DataArray) -> None:
         """Refuse windows along leads of one valid time, and warn of those that hold one frame only."""
         if self.forecast and da.sizes[self.along] == 1 and any(da.sizes[dim] > 1 for dim in self.outer):
-            warnings.warn(
+            warn(
                 f"There is one step along the lead {self.along!r}, which every time window repeats; to see the initial "
-                f"times as one series, take the dimension away: .squeeze({self.along!r}).",
-                XSuperResWarning,
-                stacklevel=7,
+                f"times as one series, take the dimension away: .squeeze({self.along!r})."
             )
         if self.forecast and self.valid is not None and self.valid.ndim and self.along not in self.valid.dims:
             raise DataError(

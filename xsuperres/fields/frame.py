@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from xsuperres.fields.axes import Axis
+from xsuperres.fields.axes import SAME_CELL, Axis, wrap_longitude
 from xsuperres.fields.sphere import lonlat_names, unit_vectors
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def _same(name: str, a: Any, b: Any) -> bool:
         return False
     apart = np.subtract(a, b)
     if "longitude" in name:
-        apart = (apart + 180.0) % 360.0 - 180.0
+        apart = wrap_longitude(apart)
     return bool((np.abs(apart) <= _ALIKE * np.maximum(1.0, np.abs(a))).all())
 
 
@@ -173,7 +173,7 @@ def _common(ours: Axis, theirs: Axis) -> tuple[np.ndarray, np.ndarray]:
     at = theirs.centres
     if ours.kind == "longitude":
         at = at - 360.0 * np.round((at - (ours.lower[0] + ours.upper[-1]) / 2) / 360.0)
-    rounding = 1e-3 * ours.spacing
+    rounding = SAME_CELL * ours.spacing
     inside = np.flatnonzero((at >= ours.centres[0] - rounding) & (at <= ours.centres[-1] + rounding))
     chosen = inside[np.unique([0, len(inside) // 2, len(inside) - 1])] if len(inside) else inside
     return chosen.astype(float), np.interp(at[chosen], ours.centres, np.arange(ours.size))

@@ -8,21 +8,34 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import xarray as xr
 
 from xsuperres.errors import GridError
-from xsuperres.fields.axes import Axis, locate, make_axis
+from xsuperres.fields.axes import SAME_CELL, Axis, locate, make_axis
 from xsuperres.fields.frame import Frame, displaced, grid_mapping, length_unit
 from xsuperres.fields.leads import INIT_NAMES
 from xsuperres.fields.sphere import coarsen_lonlat, refine_lonlat
 from xsuperres.fields.times import is_dated
 
-__all__ = ["AxisNames", "Grid", "Location", "check_scale", "find_axes", "grid_of", "in_convention", "native"]
+__all__ = [
+    "AxisNames",
+    "Grid",
+    "Location",
+    "check_scale",
+    "find_axes",
+    "fine_index",
+    "grid_along",
+    "grid_of",
+    "in_convention",
+    "named_like",
+    "native",
+]
 
-_ROUNDING = 1e-3  # of a cell, as in `axes.locate`
+V = TypeVar("V", xr.DataArray, xr.Variable)
+
 _NAMES = {
     "y": ("lat", "latitude", "y", "rlat", "projection_y_coordinate", "south_north", "nlat", "j", "nj"),
     "x": ("lon", "longitude", "x", "rlon", "projection_x_coordinate", "west_east", "nlon", "i", "ni"),
@@ -46,6 +59,26 @@ class Location:
 
     rows: np.ndarray
     columns: np.ndarray
+
+    @classmethod
+    def whole(cls, grid: Grid) -> Location:
+        """Return the location of a grid on itself."""
+        return cls(np.arange(grid.y.size), np.arange(grid.x.size))
+
+    def refined(self, scale: int) -> Location:
+        """Return the fine cells of these coarse ones."""
+        return Location(fine_index(self.rows, scale), fine_index(self.columns, scale))
+
+
+def fine_index(index: np.ndarray, scale: int) -> np.ndarray:
+    """Return the fine indices of coarse cells along one axis.
+
+    Examples
+    --------
+    >>> fine_index(np.array([0, 2]), 2)
+    array([0, 1, 4, 5])
+    """
+    return (index[:, None] * scale + np.arange(scale)).ravel()
 
 
 @dataclass(frozen=True)
@@ -91,13 +124,14 @@ class Grid:
         """Return the cell areas as a DataArray without coordinates."""
         return xr.DataArray(self.area, dims=self.dims)
 
-    def canonical(self, da: xr.DataArray) -> xr.DataArray:
-        """Return `da` with dims (..., y, x) in canonical order; lazy."""
+    def canonical(self, da: xr.DataArray) -> xr.Variable:
+        """Return the values of `da` with dims (..., y, x) in canonical order, without coordinates; lazy."""
         lead = [dim for dim in da.dims if dim not in self.dims]
-        return native(da).transpose(*lead, *self.dims).isel({self.y.dim: self.y.order, self.x.dim: self.x.order})
+        variable = native(da).variable.transpose(*lead, *self.dims)
+        return variable.isel({self.y.dim: self.y.order, self.x.dim: self.x.order})
 
-    def restored(self, da: xr.DataArray, dims: tuple[Hashable, ...]) -> xr.DataArray:
-        """Return canonical `da`, on this grid or a refined one, in the user's orientation and order of dims."""
+    def restored(self, da: V, dims: tuple[Hashable, ...]) -> V:
+        """Return a canonical array or variable, on this grid or a refined one, in the user's orientation and order of dims."""
         flips = {axis.dim: slice(None, None, -1) for axis in (self.y, self.x) if axis.flipped}
         return da.isel(flips).transpose(*dims)
 
@@ -150,8 +184,18 @@ class Grid:
 
     def crop(self, location: Location) -> Grid:
         """Return the grid of some of the rows and columns, coordinates bit for bit."""
+        if _is_all(location.rows, self.y) and _is_all(location.columns, self.x):
+            return self
         coords = self.coords.isel({self.y.dim: location.rows, self.x.dim: location.columns})
         return replace(self, y=self.y.take(location.rows), x=self.x.take(location.columns), coords=coords)
+
+    def stored_like(self, other: Grid) -> Grid:
+        """Return this canonical grid as one whose data are stored in the orientation of another's."""
+        y, x = (
+            replace(ours, order=slice(None, None, -1) if theirs.flipped else slice(None))
+            for ours, theirs in ((self.y, other.y), (self.x, other.x))
+        )
+        return replace(self, y=y, x=x)
 
     def kind(self, axis: Axis) -> str:
         """Return the kind of an axis, which also tells rotated latitudes and longitudes from true ones."""
@@ -174,6 +218,12 @@ class Grid:
         )
 
 
+def _is_all(index: np.ndarray, axis: Axis) -> bool:
+    """Return whether an index takes every cell of a canonical axis, in order."""
+    canonical = isinstance(axis.order, slice) and not axis.flipped and not axis.breaks
+    return canonical and np.array_equal(index, np.arange(axis.size))
+
+
 def in_convention(values: np.ndarray, axis: Axis, given: xr.Variable) -> np.ndarray:
     """Return longitudes in the convention of given ones.
 
@@ -187,12 +237,60 @@ def in_convention(values: np.ndarray, axis: Axis, given: xr.Variable) -> np.ndar
         As the user wrote them, in canonical order: in one turn that increases, or wrapped at 180 or 360.
     """
     told = np.asarray(given.values, dtype=np.float64)
-    values = np.where(values > axis.upper[-1] + _ROUNDING * axis.spacing, values - 360.0, values)
+    values = np.where(values > axis.upper[-1] + SAME_CELL * axis.spacing, values - 360.0, values)
     values = values + 360.0 * np.round((told[0] - axis.centres[0]) / 360.0)
     if not (np.diff(told) < 0).any():
         return values
     ceiling = 180.0 if told.min() < 0 else 360.0
     return np.where(values >= ceiling, values - 360.0, values)
+
+
+def named_like(fine: Grid, coarse: Grid, stored: Grid | None = None) -> Grid:
+    """Return the fine grid with the dims and coordinate names of the user's coarse one.
+
+    Parameters
+    ----------
+    fine : Grid
+        Cut to the user's domain.
+    coarse : Grid
+        The user's.
+    stored : Grid, optional
+        Cells inside the user's that belong to `fine`, or are these. Where the user has their longitudes in another
+        turn, the fine ones follow the user; else, and where that would cut them in two, they stay bit for bit.
+    """
+    coords = fine.coords if stored is None else _turned(fine, coarse, stored)
+    pairs = ((fine.y, coarse.y), (fine.x, coarse.x))
+    names = {ours.name: theirs.name for ours, theirs in pairs if ours.name != theirs.name}
+    dims = {ours.dim: theirs.dim for ours, theirs in pairs if ours.dim != theirs.dim}
+    if names or dims:
+        renamed = {
+            names.get(str(name), name): (tuple(dims.get(str(d), d) for d in v.dims), v.values, v.attrs)
+            for name, v in coords.variables.items()
+        }
+        coords = xr.Dataset(coords=renamed)
+    y, x = (replace(ours, dim=theirs.dim, name=theirs.name) for ours, theirs in pairs)
+    return replace(fine, y=y, x=x, coords=coords)
+
+
+def _turned(fine: Grid, coarse: Grid, stored: Grid) -> xr.Dataset:
+    """Return the fine coordinates with longitudes in the turn of the user's."""
+    axis = coarse.x
+    if axis.kind != "longitude" or axis.name not in coarse.coords:
+        return fine.coords
+    given, ours = coarse.coords.variables[axis.name], stored.coords.variables[stored.x.name]
+    rounding = SAME_CELL * axis.spacing
+    lap = -360.0 * np.floor((stored.x.centres[0] - axis.west + rounding) / 360.0)
+    wanted = in_convention(stored.x.centres + lap, axis, given)
+    cut = _wraps(wanted) and not _wraps(given.values)  # at the seam of a globe
+    if cut or np.allclose(ours.values, wanted, rtol=0, atol=rounding):
+        return fine.coords
+    values = fine.coords.variables[fine.x.name]
+    turned = in_convention(fine.x.centres + lap, axis, given).astype(values.dtype)
+    return fine.coords.assign_coords({fine.x.name: values.copy(data=turned)})
+
+
+def _wraps(longitudes: np.ndarray) -> bool:
+    return bool((np.diff(longitudes) < 0).any())
 
 
 @dataclass(frozen=True)
@@ -207,18 +305,16 @@ class AxisNames:
 def find_axes(da: xr.DataArray) -> AxisNames:
     """Return the horizontal dimensions and the time dimension of `da`.
 
-    cf-xarray is asked first (axis, standard_name, units), then common names; a time dimension of another name is one
-    that says it counts initial times, or whose coordinate is of dates.
+    CF attributes count first (axis, standard_name, units, by cf-xarray's table), then common names; a time dimension of
+    another name is one that says it counts initial times, or whose coordinate is of dates.
 
     Raises
     ------
     GridError
         If no latitude and longitude, or y and x, can be told.
     """
-    import cf_xarray  # noqa: F401  (registers the .cf accessor)
-
-    told = {"axes": da.cf.axes, "coordinates": da.cf.coordinates}
-    found = {which: _by_cf(da, told, which) or _by_name(da, which) for which in ("y", "x", "time")}
+    lines = _lines_of(da)
+    found = {which: _by_cf(lines, which) or _by_name(da, which) for which in ("y", "x", "time")}
     found["time"] = found["time"] or _by_dates(da)
     if found["y"] is None or found["x"] is None or found["y"] == found["x"]:
         raise GridError(
@@ -229,12 +325,20 @@ def find_axes(da: xr.DataArray) -> AxisNames:
     return AxisNames(found["y"], found["x"], found["time"])
 
 
-def _by_cf(da: xr.DataArray, told: dict[str, dict[str, list[str]]], which: str) -> str | None:
-    """Return the dimension of the first 1-D coordinate that cf-xarray told to be on this axis."""
-    axis, coordinate = {"y": ("Y", "latitude"), "x": ("X", "longitude"), "time": ("T", "time")}[which]
-    for name in [*told["axes"].get(axis, []), *told["coordinates"].get(coordinate, [])]:
-        if name in da.coords and da.coords[name].ndim == 1:
-            return str(da.coords[name].dims[0])
+def _lines_of(da: xr.DataArray) -> list[xr.Variable]:
+    """Return the 1-D coordinates: of those that the attribute `coordinates` names, and of the dims; else of all."""
+    named = str({**da.encoding, **da.attrs}.get("coordinates") or "").split()
+    return [c.variable for n, c in da.coords.items() if c.ndim == 1 and (not named or n in named or n in da.dims)]
+
+
+def _by_cf(lines: list[xr.Variable], which: str) -> str | None:
+    """Return the dimension of the first 1-D coordinate that CF attributes put on this axis."""
+    from cf_xarray.criteria import coordinate_criteria
+
+    for key in {"y": ("Y", "latitude"), "x": ("X", "longitude"), "time": ("T",)}[which]:
+        for variable in lines:
+            if any(variable.attrs.get(name) in values for name, values in coordinate_criteria[key].items()):
+                return str(variable.dims[0])
     return None
 
 
@@ -257,12 +361,19 @@ def native(da: xr.DataArray) -> xr.DataArray:
 
 
 def grid_of(da: xr.DataArray, *, gaps: bool = False, bounds: xr.Dataset | None = None) -> Grid:
-    """Return the horizontal grid of `da`.
+    """Return the horizontal grid of `da`; see `grid_along`."""
+    return grid_along(da, find_axes(da), gaps=gaps, bounds=bounds)
+
+
+def grid_along(da: xr.DataArray, axes: AxisNames, *, gaps: bool = False, bounds: xr.Dataset | None = None) -> Grid:
+    """Return the horizontal grid of `da` along known dims.
 
     Parameters
     ----------
     da : xr.DataArray
         With 1-D coordinates along y and x.
+    axes : AxisNames
+        Its dims, as `find_axes` tells them.
     gaps : bool
         Whether longitudes may have gaps wider than 1.5 cells.
     bounds : xr.Dataset, optional
@@ -271,15 +382,14 @@ def grid_of(da: xr.DataArray, *, gaps: bool = False, bounds: xr.Dataset | None =
     Raises
     ------
     GridError
-        If axes are not found, repeated, not monotonic or have a gap.
+        If coordinates are repeated, not monotonic or have a gap.
     """
-    names: AxisNames = find_axes(da)
-    y = make_axis(da, names.y, "y", bounds=bounds)
-    x = make_axis(da, names.x, "x", gaps=gaps, bounds=bounds)
+    y = make_axis(da, axes.y, "y", bounds=bounds)
+    x = make_axis(da, axes.x, "x", gaps=gaps, bounds=bounds)
+    order = {axes.y: y.order, axes.x: x.order}
     flat = {
-        name: native(coordinate).variable
+        name: native(coordinate).variable.isel({dim: order[str(dim)] for dim in coordinate.dims})
         for name, coordinate in da.coords.items()
-        if coordinate.dims and set(coordinate.dims) <= {names.y, names.x}
+        if coordinate.dims and set(coordinate.dims) <= set(order)
     }
-    coords = xr.Dataset(coords=flat).isel({names.y: y.order, names.x: x.order})
-    return Grid(y, x, coords, names.time, grid_mapping(da))
+    return Grid(y, x, xr.Dataset(coords=flat), axes.time, grid_mapping(da))

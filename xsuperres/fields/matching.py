@@ -1,6 +1,6 @@
 """Which target belongs to which coarse field of explicit pairs: by the labels of their dims.
 
-Labelled arrays in and out; lazy. Times are joined in `xsuperres.fields.pairs`.
+Fields in and out; lazy. Times are joined in `xsuperres.fields.pairs`.
 """
 
 from __future__ import annotations
@@ -9,24 +9,23 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 import pandas as pd
-import xarray as xr
 
 from xsuperres.errors import DataError
-from xsuperres.fields.grid import find_axes
+from xsuperres.fields.field import Field
 
 __all__ = ["check_unique", "in_step", "matched"]
 
 
-def matched(coarse: xr.DataArray, fine: Sequence[xr.DataArray]) -> list[xr.DataArray]:
+def matched(coarse: Field, fine: Sequence[Field]) -> list[Field]:
     """Return targets with members, and whatever else is neither horizontal nor time, in the order of a coarse field.
 
     A target may lack such dims, and is then the truth of each; not times.
 
     Parameters
     ----------
-    coarse : DataArray
+    coarse : Field
         One of the coarse fields, which share their dims and coordinates.
-    fine : sequence of DataArray
+    fine : sequence of Field
         The targets, which share theirs.
 
     Raises
@@ -39,13 +38,13 @@ def matched(coarse: xr.DataArray, fine: Sequence[xr.DataArray]) -> list[xr.DataA
     --------
     >>> import xsuperres as xsr
     >>> field = xsr.testing.toy_field(time=2, y=4, x=4).expand_dims(member=[0, 1])
-    >>> matched(field, [field.isel(member=[1, 0])])[0].member.values.tolist()
+    >>> matched(Field(field), [Field(field.isel(member=[1, 0]))])[0].array.member.values.tolist()
     [0, 1]
     """
-    outer, inner = find_axes(coarse), find_axes(fine[0])
+    outer, inner = coarse.axes, fine[0].axes
     joined_later = inner.time if outer.time is not None else None
-    ours = [dim for dim in coarse.dims if dim not in (outer.y, outer.x)]
-    theirs = [dim for dim in fine[0].dims if dim not in (inner.y, inner.x, joined_later)]
+    ours = coarse.lead
+    theirs = [dim for dim in fine[0].lead if dim != joined_later]
     extra = [str(dim) for dim in theirs if dim not in ours]
     if extra:
         raise DataError(
@@ -62,9 +61,9 @@ def matched(coarse: xr.DataArray, fine: Sequence[xr.DataArray]) -> list[xr.DataA
     return targets
 
 
-def _along(dim: Hashable, coarse: xr.DataArray, fine: list[xr.DataArray]) -> list[xr.DataArray]:
+def _along(dim: Hashable, coarse: Field, fine: list[Field]) -> list[Field]:
     """Return the targets in the order of the coarse labels along `dim`."""
-    ours, theirs = coarse.indexes.get(dim), fine[0].indexes.get(dim)
+    ours, theirs = coarse.array.indexes.get(dim), fine[0].array.indexes.get(dim)
     if ours is None or theirs is None:
         return in_step(coarse, fine, dim, dim)
     check_unique(ours, theirs, dim)
@@ -74,7 +73,9 @@ def _along(dim: Hashable, coarse: xr.DataArray, fine: list[xr.DataArray]) -> lis
             f"The target has other values of {dim!r}: expected {ours.tolist()}, got {theirs.tolist()}; select the same "
             "ones from both."
         )
-    return fine if np.array_equal(where, np.arange(len(ours))) else [da.isel({dim: where}) for da in fine]
+    if np.array_equal(where, np.arange(len(ours))):
+        return fine
+    return [field.with_array(field.array.isel({dim: where})) for field in fine]
 
 
 def check_unique(coarse: pd.Index, fine: pd.Index, dim: Hashable) -> None:
@@ -87,7 +88,7 @@ def check_unique(coarse: pd.Index, fine: pd.Index, dim: Hashable) -> None:
             )
 
 
-def in_step(coarse: xr.DataArray, fine: list[xr.DataArray], outer: Hashable, inner: Hashable) -> list[xr.DataArray]:
+def in_step(coarse: Field, fine: list[Field], outer: Hashable, inner: Hashable) -> list[Field]:
     """Return targets whose steps along `inner` are, one by one, those of a coarse field along `outer`, called so too.
 
     Raises
@@ -95,17 +96,17 @@ def in_step(coarse: xr.DataArray, fine: list[xr.DataArray], outer: Hashable, inn
     DataError
         If only one of the two has labels there, or their numbers differ.
     """
-    labelled = outer in coarse.indexes, inner in fine[0].indexes
+    labelled = outer in coarse.array.indexes, inner in fine[0].array.indexes
     if any(labelled):
         have, lack = ("coarse data have", "target has") if labelled[0] else ("target has", "coarse data have")
         raise DataError(
             f"Along {outer!r} the {have} coordinates and the {lack} none; give both, or, if they are of the same steps "
             f"in the same order, drop them: .drop_vars({str(outer)!r})."
         )
-    sizes = coarse.sizes[outer], fine[0].sizes[inner]
+    sizes = coarse.array.sizes[outer], fine[0].array.sizes[inner]
     if sizes[0] != sizes[1]:
         raise DataError(
             f"The coarse data have {sizes[0]} steps along {outer!r}, the target {sizes[1]}, and no coordinates tell "
             "which belong together; give both."
         )
-    return fine if inner == outer else [da.rename({inner: outer}) for da in fine]
+    return fine if inner == outer else [field.renamed(inner, outer) for field in fine]

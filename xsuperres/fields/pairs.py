@@ -1,6 +1,6 @@
 """Explicit pairs of coarse and fine data: joined in time, brought onto one pair of grids.
 
-Labelled arrays in and out; lazy but for a check on a sample of times.
+Fields in and out; lazy but for a check on a sample of times.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from xsuperres.errors import DataError, GridError, XSuperResWarning
-from xsuperres.fields.axes import Axis
-from xsuperres.fields.checks import is_lazy
+from xsuperres.errors import DataError, GridError, warn
+from xsuperres.fields.axes import SAME_CELL, Axis, stored_cells, wrap_longitude
+from xsuperres.fields.field import Field
 from xsuperres.fields.forecasts import SAMPLES
-from xsuperres.fields.grid import Grid, Location, find_axes, grid_of
+from xsuperres.fields.grid import Grid, Location
 from xsuperres.fields.matching import check_unique, in_step, matched
 from xsuperres.fields.regrid import overlap_weights, regrid
 from xsuperres.fields.resample import coarsen
@@ -27,7 +27,6 @@ from xsuperres.fields.steps import check_times, monthly, positions, sample_label
 __all__ = ["Paired", "covered_part", "paired", "ratio"]
 
 logger = logging.getLogger(__name__)
-_TOLERANCE = 1e-3  # of a cell
 _SYNCHRONOUS = 0.3  # least correlation of departures from the seasonal cycle
 _SAMPLE = 120  # times that are looked at
 _CHUNK = 2**24  # bytes of the steps of a truth that is repeated
@@ -41,12 +40,12 @@ class Paired:
     fields are NaN.
     """
 
-    coarse: tuple[xr.DataArray, ...]
-    fine: tuple[xr.DataArray, ...]
+    coarse: tuple[Field, ...]
+    fine: tuple[Field, ...]
     margin: tuple[int, int, int, int] = (0, 0, 0, 0)
 
 
-def ratio(coarse: xr.DataArray, fine: xr.DataArray) -> int:
+def ratio(outer: Grid, inner: Grid) -> int:
     """Return how many fine cells a coarse cell spans along each axis.
 
     Raises
@@ -54,7 +53,6 @@ def ratio(coarse: xr.DataArray, fine: xr.DataArray) -> int:
     GridError
         If it is not (nearly) one whole number of at least 2 on both axes, or the coordinates mean different things.
     """
-    outer, inner = grid_of(coarse), grid_of(fine)
     mismatch = inner.frame.mismatch(outer.frame)
     if mismatch is not None:
         raise GridError(f"The coordinates of the coarse data are not those of the target: {mismatch}.")
@@ -70,8 +68,8 @@ def ratio(coarse: xr.DataArray, fine: xr.DataArray) -> int:
 
 
 def paired(
-    coarse: Sequence[xr.DataArray],
-    fine: Sequence[xr.DataArray],
+    coarse: Sequence[Field],
+    fine: Sequence[Field],
     scale: int,
     *,
     reach: int = 0,
@@ -81,7 +79,7 @@ def paired(
 
     Parameters
     ----------
-    coarse, fine : sequence of DataArray
+    coarse, fine : sequence of Field
         One pair per variable; fine ones may lack members, and are then the truth of each.
     scale : int
         Fine cells per coarse cell.
@@ -98,16 +96,20 @@ def paired(
         If the coarse data do not cover a block of fine cells.
     """
     coarse, fine = _joined(list(coarse), matched(coarse[0], fine))
-    source, inner = grid_of(coarse[0]), grid_of(fine[0])
-    kept = {axis.dim: _blocks(axis, outer, scale) for axis, outer in ((inner.y, source.y), (inner.x, source.x))}
-    fine = [da.isel({dim: _stored(axis, kept[dim]) for dim, axis in _axes(inner)}) for da in fine]
-    inner = grid_of(fine[0])
+    source, inner = coarse[0].grid, fine[0].grid
+    cells = {
+        axis.dim: np.sort(stored_cells(axis, _blocks(axis, outer, scale)))
+        for axis, outer in ((inner.y, source.y), (inner.x, source.x))
+    }
+    fine = [Field(field.array.isel(cells), axes=field.axes) for field in fine]
+    inner = fine[0].grid
     margin = _margin(inner, source, scale, reach)
-    fine = [_padded(da, inner, margin, scale) for da in fine]
-    blocks = grid_of(fine[0]).coarsen(scale)
+    if any(margin):
+        fine = [Field(_padded(field.array, inner, margin, scale), axes=field.axes) for field in fine]
+    blocks = fine[0].grid.coarsen(scale)
     if source.locate(blocks) is None:
         logger.info("Coarse data (%s) are brought conservatively onto %s.", source.describe(), blocks.describe())
-    coarse = [regrid(da, blocks, minimum_valid_fraction=minimum_valid_fraction) for da in coarse]
+    coarse = [regrid(field, blocks, minimum_valid_fraction=minimum_valid_fraction) for field in coarse]
     for made, true in zip(coarse, fine, strict=True):
         _warn_unless_synchronous(made, true, scale)
     return Paired(tuple(coarse), tuple(fine), margin)
@@ -125,7 +127,7 @@ def covered_part(source: Grid, target: Grid) -> Grid:
     """
     kept = []
     for outer, axis in ((source.y, target.y), (source.x, target.x)):
-        covered = overlap_weights(outer, axis).sum(axis=1) >= 1 - _TOLERANCE
+        covered = overlap_weights(outer, axis).sum(axis=1) >= 1 - SAME_CELL
         if not covered.any():
             raise GridError(f"The data ({source.describe()}) do not cover any cell of {target.describe()}.")
         kept.append(_stretch(covered, axis, outer.west))
@@ -135,7 +137,7 @@ def covered_part(source: Grid, target: Grid) -> Grid:
 def _stretch(covered: np.ndarray, axis: Axis, west: float) -> np.ndarray:
     """Return the cells of the longest stretch that is covered, across no gap; on a circle across its seam."""
     if covered.all() and axis.periodic:
-        first = np.argmin((axis.centres - west + _TOLERANCE * axis.spacing) % 360.0)
+        first = np.argmin((axis.centres - west + SAME_CELL * axis.spacing) % 360.0)
         return (first + np.arange(axis.size)) % axis.size
     if axis.periodic:
         run = _longest(np.concatenate([covered, covered]))
@@ -148,13 +150,13 @@ def _axes(grid: Grid) -> list[tuple[str, Axis]]:
     return [(grid.y.dim, grid.y), (grid.x.dim, grid.x)]
 
 
-def _joined(coarse: list[xr.DataArray], fine: list[xr.DataArray]) -> tuple[list[xr.DataArray], list[xr.DataArray]]:
+def _joined(coarse: list[Field], fine: list[Field]) -> tuple[list[Field], list[Field]]:
     """Return the fields at the times that both have; a flattened forecast is joined with its valid times."""
-    outer, inner = find_axes(coarse[0]).time, find_axes(fine[0]).time
-    if outer is None or inner is None or outer not in coarse[0].dims or inner not in fine[0].dims:
-        check_times(fine[0], inner, coarse[0], outer, what="The target")
+    outer, inner = coarse[0].axes.time, fine[0].axes.time
+    if outer not in coarse[0].lead or inner not in fine[0].lead or outer is None or inner is None:
+        check_times(fine[0], coarse[0], what="The target")
         return coarse, fine
-    labels = sample_labels(coarse[0], outer, fine[0], inner)
+    labels = sample_labels(coarse[0], fine[0])
     if labels is None:
         return coarse, in_step(coarse[0], fine, outer, inner)
     if outer != SAMPLES:
@@ -169,19 +171,20 @@ def _joined(coarse: list[xr.DataArray], fine: list[xr.DataArray]) -> tuple[list[
         )
     if len(own) < len(where):
         logger.info("%d of %d coarse times have a target.", len(own), len(where))
-    fine = [_taken(da, inner, where[own]) for da in fine]
+    fine = [_selected(field, inner, where[own]) for field in fine]
     if inner != outer:
-        fine = [da.drop_vars(outer, errors="ignore").rename({inner: outer}) for da in fine]
-    return [_taken(da, outer, own) for da in coarse], fine
+        fine = [f.with_array(f.array.drop_vars(outer, errors="ignore")).renamed(inner, outer) for f in fine]
+    return [_selected(field, outer, own) for field in coarse], fine
 
 
-def _taken(da: xr.DataArray, dim: str, index: np.ndarray) -> xr.DataArray:
-    """Return some steps of `da`; lazy where there are more of them than before, as of a truth for many leads."""
+def _selected(field: Field, dim: str, index: np.ndarray) -> Field:
+    """Return some steps of a field; lazy where there are more of them than before, as of a truth for many leads."""
+    da = field.array
     if np.array_equal(index, np.arange(da.sizes[dim])):
-        return da
-    if len(index) > da.sizes[dim] and not is_lazy(da):
+        return field
+    if len(index) > da.sizes[dim] and not field.lazy:
         da = da.chunk({dim: max(1, _CHUNK * da.sizes[dim] // max(1, da.nbytes))})
-    return da.isel({dim: index})
+    return field.with_array(da.isel({dim: index}))
 
 
 def _blocks(inner: Axis, outer: Axis, scale: int) -> np.ndarray:
@@ -192,7 +195,7 @@ def _blocks(inner: Axis, outer: Axis, scale: int) -> np.ndarray:
         raise GridError(f"The target has {inner.size} cells along {inner.dim!r}, fewer than scale={scale}.")
     cells = first + np.arange(count * scale)
     blocks = inner.take(cells).coarsen(scale)
-    covered = overlap_weights(outer, blocks).sum(axis=1) >= 1 - _TOLERANCE
+    covered = overlap_weights(outer, blocks).sum(axis=1) >= 1 - SAME_CELL
     if not covered.any():
         raise GridError(
             f"The coarse data do not cover the target along {inner.dim!r}: {outer.lower[0]:g} to {outer.upper[-1]:g} "
@@ -206,8 +209,8 @@ def _offset(inner: Axis, outer: Axis, scale: int) -> int:
     for first in range(min(scale, inner.size - scale + 1)):
         groups = np.lib.stride_tricks.sliding_window_view(inner.centres[first:], scale)[::scale]
         gap = groups.mean(axis=1)[:, None] - outer.centres[None, :]
-        gap = (gap + 180.0) % 360.0 - 180.0 if inner.kind == "longitude" else gap
-        if (np.abs(gap) < _TOLERANCE * outer.spacing).any():
+        gap = wrap_longitude(gap) if inner.kind == "longitude" else gap
+        if (np.abs(gap) < SAME_CELL * outer.spacing).any():
             return first
     return 0
 
@@ -220,11 +223,6 @@ def _longest(covered: np.ndarray) -> slice:
     return slice(int(start), int(stop))
 
 
-def _stored(axis: Axis, canonical: np.ndarray) -> np.ndarray:
-    """Return the stored positions of canonical cells, in stored order."""
-    return np.sort(np.arange(axis.size)[axis.order][canonical])
-
-
 def _margin(inner: Grid, source: Grid, scale: int, reach: int) -> tuple[int, int, int, int]:
     """Return how many coarse cells of context there are beyond the fine grid, south, north, west and east."""
     flat = all(len(c.dims) == 1 for name, c in inner.coords.variables.items() if name in ("lat", "lon"))
@@ -234,7 +232,7 @@ def _margin(inner: Grid, source: Grid, scale: int, reach: int) -> tuple[int, int
     for axis, outer in ((inner.y, source.y), (inner.x, source.x)):
         blocks, most = axis.coarsen(scale), reach
         if axis.kind == "longitude":  # together no full turn
-            most = min(reach, max(0, int(360.0 / blocks.spacing + _TOLERANCE) - blocks.size - 1) // 2)
+            most = min(reach, max(0, int(360.0 / blocks.spacing + SAME_CELL) - blocks.size - 1) // 2)
         for step in (-1, 1):
             sides.append(0 if axis.periodic else _context(blocks, outer, step, most))
     return sides[0], sides[1], sides[2], sides[3]
@@ -248,15 +246,13 @@ def _context(blocks: Axis, outer: Axis, step: int, reach: int) -> int:
         centre, lower, upper = (np.array([edge + part * blocks.spacing]) for part in (0.5, 0.0, 1.0))
         beyond = Axis(blocks.dim, blocks.name, blocks.kind, centre, lower, upper)
         outside = blocks.kind == "latitude" and (edge < -90 - 1e-9 or edge + blocks.spacing > 90 + 1e-9)
-        if outside or overlap_weights(outer, beyond).sum() < 1 - _TOLERANCE:
+        if outside or overlap_weights(outer, beyond).sum() < 1 - SAME_CELL:
             return count
     return reach
 
 
 def _padded(da: xr.DataArray, grid: Grid, margin: tuple[int, int, int, int], scale: int) -> xr.DataArray:
     """Return a fine field with NaN, and coordinates that go on evenly, around it."""
-    if not any(margin):
-        return da
     widths = {}
     for (dim, axis), (before, after) in zip(_axes(grid), (margin[:2], margin[2:]), strict=True):
         ends = (after, before) if axis.flipped else (before, after)
@@ -275,14 +271,14 @@ def _padded(da: xr.DataArray, grid: Grid, margin: tuple[int, int, int, int], sca
     return padded.assign_coords(planes)
 
 
-def _warn_unless_synchronous(coarse: xr.DataArray, fine: xr.DataArray, scale: int) -> None:
+def _warn_unless_synchronous(coarse: Field, fine: Field, scale: int) -> None:
     """Warn where coarse and target do not vary together: a free-running model is not the weather of its dates."""
-    time = find_axes(coarse).time
-    if time is None or time not in coarse.dims or coarse.sizes[time] < 8:
+    time, sizes = coarse.axes.time, coarse.array.sizes
+    if time is None or time not in sizes or sizes[time] < 8:
         return
-    every = np.unique(np.linspace(0, coarse.sizes[time] - 1, _SAMPLE).astype(int))
-    made, true = (da.isel({time: every}) for da in (coarse, fine))
-    true = coarsen(true, scale)
+    every = np.unique(np.linspace(0, sizes[time] - 1, _SAMPLE).astype(int))
+    made = coarse.array.isel({time: every})
+    true = coarsen(fine.with_array(fine.array.isel({time: every})), scale).array
     lead = [dim for dim in made.dims if dim not in true.dims]
     made = made.isel(dict.fromkeys(lead, 0)).transpose(*true.dims)
     axis = true.get_axis_num(time)
@@ -294,12 +290,10 @@ def _warn_unless_synchronous(coarse: xr.DataArray, fine: xr.DataArray, scale: in
     size = float(np.sqrt((a**2).sum() * (b**2).sum()))
     found = float((a * b).sum()) / size if size > 0 else 0.0
     if found < _SYNCHRONOUS:
-        warnings.warn(
+        warn(
             f"{coarse.name!r} and the coarsened target correlate by {found:.2f} only, less the seasonal cycle: they "
             "seem not to be of the same weather (a free-running model?), and pairs of times teach nothing then. Train "
-            "on the fine data alone (perfect prognosis) instead.",
-            XSuperResWarning,
-            stacklevel=5,
+            "on the fine data alone (perfect prognosis) instead."
         )
 
 

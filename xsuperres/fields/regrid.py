@@ -16,10 +16,9 @@ import xarray as xr
 
 from xsuperres.config import DataConfig, check_choice
 from xsuperres.errors import GridError
-from xsuperres.fields.axes import Axis
-from xsuperres.fields.checks import check_values, is_lazy
-from xsuperres.fields.grid import Grid, Location, grid_of
-from xsuperres.fields.labels import attach
+from xsuperres.fields.axes import SAME_CELL, Axis
+from xsuperres.fields.field import Field
+from xsuperres.fields.grid import Grid, Location
 
 __all__ = ["NEAR", "covered", "linear_weights", "overlap_weights", "regrid"]
 
@@ -27,7 +26,6 @@ Method = Literal["conservative", "linear"]
 Bands = tuple[np.ndarray, np.ndarray]
 
 NEAR = 2.02  # times as coarse as the target, to rounding: what is averaged still, and not interpolated
-_TOLERANCE = 1e-3  # of a cell, as in `axes.locate`: bounds half-way between float32 centres are no better
 _ROUNDING = 1e-9  # of a cell: what float64 arithmetic leaves between edges that are one
 _SLAB = 2**18  # cells at a time: float64 copies stay in the processor's cache
 
@@ -103,7 +101,7 @@ def linear_weights(source: Axis, target: Axis) -> np.ndarray:
     weights, rows = np.zeros((target.size, source.size)), np.arange(target.size)
     np.add.at(weights, (rows, cells[before]), 1.0 - share)
     np.add.at(weights, (rows, cells[after]), share)
-    slack = _TOLERANCE * source.spacing
+    slack = SAME_CELL * source.spacing
     within = (source.lower - slack <= at[:, None]) & (at[:, None] <= source.upper + slack)
     return weights * within.any(axis=1, keepdims=True)
 
@@ -119,7 +117,7 @@ def _closed(axis: Axis) -> Axis:
         seam = (lower[0] + 360.0 + upper[-1]) / 2
         lower[0], upper[-1] = seam - 360.0, seam
     elif axis.kind == "latitude":
-        near = (0.5 - _TOLERANCE) * (upper - lower)
+        near = (0.5 - SAME_CELL) * (upper - lower)
         lower[0] = -90.0 if lower[0] + 90.0 < near[0] else lower[0]
         upper[-1] = 90.0 if 90.0 - upper[-1] < near[-1] else upper[-1]
     return replace(axis, lower=lower, upper=upper)
@@ -146,8 +144,8 @@ def covered(source: Grid, target: Grid) -> bool:
     Examples
     --------
     >>> from xsuperres.testing import toy_field
-    >>> grid = grid_of(toy_field())
-    >>> covered(grid, grid.coarsen(4)), covered(grid_of(toy_field(x=8)), grid.coarsen(4))
+    >>> grid = Field(toy_field()).grid
+    >>> covered(grid, grid.coarsen(4)), covered(Field(toy_field(x=8)).grid, grid.coarsen(4))
     (True, False)
     """
     return _objection(source, target) is None
@@ -164,7 +162,7 @@ def _objection(source: Grid, target: Grid) -> str | None:
     if _same_cells(source, target) is not None:
         return None
     for ours, theirs in _pairs(source, target):
-        if overlap_weights(ours, theirs).sum(axis=1).min() < 1.0 - _TOLERANCE:
+        if overlap_weights(ours, theirs).sum(axis=1).min() < 1.0 - SAME_CELL:
             have, want = (f"{axis.lower[0]:g} to {axis.upper[-1]:g}" for axis in (_closed(ours), theirs))
             return (
                 f"The target grid reaches beyond the data along {ours.dim!r}: its cells run from {want}, those of the "
@@ -193,17 +191,15 @@ def _same_cells(source: Grid, target: Grid) -> Location | None:
     return location
 
 
-def regrid(
-    da: xr.DataArray, target: Grid, *, method: Method | None = None, minimum_valid_fraction: float = 0.5
-) -> xr.DataArray:
-    """Bring `da` from its own grid to `target`, which covers its domain or a part of it.
+def regrid(field: Field, target: Grid, *, method: Method | None = None, minimum_valid_fraction: float = 0.5) -> Field:
+    """Bring a field from its own grid to `target`, which lies within its domain.
 
     Parameters
     ----------
-    da : xr.DataArray
+    field : Field
         Dims y and x and any others, in any order and orientation; float32 or float64; NaN is missing.
     target : Grid
-        Latitudes and longitudes where `da` has them, else the same rotated pole or projection, in the same units.
+        Latitudes and longitudes where the field has them, else the same rotated pole or projection, in the same units.
     method : {"conservative", "linear"}, optional
         Conservative: the mean over each target cell, weighted by the area that it shares with source cells. Linear:
         bilinear interpolation at the target's centres. By default conservative where the source is up to twice as
@@ -213,18 +209,16 @@ def regrid(
 
     Returns
     -------
-    DataArray
-        Dims in the order of `da`, the horizontal ones with names, coordinates and orientation of `target`. Name,
+    Field
+        Dims in the order of the field, the horizontal ones with names, coordinates and orientation of `target`. Name,
         attributes, units, dtype and other coordinates are kept; `history` gains a line. Lazy if dask-backed, chunks
-        along other dims kept. Where the target's cells are cells of `da`, its values bit for bit.
+        along other dims kept. Where the target's cells are cells of the field, its values bit for bit.
 
     Raises
     ------
     GridError
-        If axes are not found or of another kind, if a target cell is not inside the domain of `da` (see `covered`), or
-        if another dimension or coordinate of `da` has the name of a horizontal one of the target.
-    DataError
-        If the dtype is neither float32 nor float64.
+        If axes are of another kind, if a target cell is not inside the domain of the field (see `covered`), or if
+        another dimension or coordinate of it has the name of a horizontal one of the target.
 
     References
     ----------
@@ -233,20 +227,19 @@ def regrid(
     Examples
     --------
     >>> from xsuperres.testing import toy_field
-    >>> da = toy_field(time=2, y=8, x=12)
-    >>> coarse = regrid(da, grid_of(da).coarsen(4))
-    >>> coarse.shape, bool(np.allclose(coarse, da.sr.coarsen(4)))
+    >>> field = Field(toy_field(time=2, y=8, x=12))
+    >>> coarse = regrid(field, field.grid.coarsen(4)).array
+    >>> coarse.shape, bool(np.allclose(coarse, field.array.sr.coarsen(4)))
     ((2, 2, 3), True)
     """
     check_choice("method of regridding", method, ("conservative", "linear", None))
     least = DataConfig(minimum_valid_fraction=minimum_valid_fraction).minimum_valid_fraction
-    check_values(da)
-    source = grid_of(da)
+    source = field.grid
     objection = _objection(source, target)
     if objection is not None:
         raise GridError(objection)
-    bare = _bare(da, source, target)
-    values = source.canonical(da)
+    bare = _bare(field.array, source, target)
+    values = field.canonical()
     location = _same_cells(source, target)
     if location is not None:
         index = {source.y.dim: _stretch(location.rows), source.x.dim: _stretch(location.columns)}
@@ -255,10 +248,10 @@ def regrid(
         method = method or _default_method(source, target)
         build, least = (overlap_weights, least) if method == "conservative" else (linear_weights, 0.5)
         rows, columns = (_bands(build(ours, theirs)) for ours, theirs in _pairs(source, target))
-        data, method_note = _regrid_data(values.data, rows, columns, least, lazy=is_lazy(values)), method
+        data, method_note = _regrid_data(values.data, rows, columns, least, lazy=field.lazy), method
     # The target stands for both grids: `bare` has its dims, and its orientation is the one wanted.
-    dims = (*values.dims[:-2], *target.dims)
-    return attach(bare, data, dims, target, target, note=f"regridding, {method_note}")
+    placed = Field(bare, axes=replace(field.axes, y=target.y.dim, x=target.x.dim), grid=target)
+    return placed.labelled(data, target, note=f"regridding, {method_note}")
 
 
 def _default_method(source: Grid, target: Grid) -> Method:

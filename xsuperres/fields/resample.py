@@ -13,16 +13,16 @@ import xarray as xr
 
 from xsuperres.config import DataConfig
 from xsuperres.errors import GridError
-from xsuperres.fields.checks import check_values, is_lazy
-from xsuperres.fields.grid import Grid, check_scale, grid_of
-from xsuperres.fields.labels import attach, named_like
+from xsuperres.fields.checks import is_lazy
+from xsuperres.fields.field import Field
+from xsuperres.fields.grid import Grid, check_scale, grid_of, named_like
 from xsuperres.tiles import AxisPlan, Window, map_tiles
 
 __all__ = [
     "coarsen",
     "coarsen_array",
-    "fine_index",
     "fine_like",
+    "fine_part",
     "interpolate",
     "interpolate_array",
     "plane_plans",
@@ -98,16 +98,14 @@ def plane_plans(ndim: int, grid: Grid, halo: int, scale: int) -> list[AxisPlan]:
 
 
 def interpolate(
-    da: xr.DataArray, scale: int, *, method: str = "bicubic", like: xr.DataArray | xr.Dataset | None = None
-) -> xr.DataArray:
-    """Refine `da` by interpolation; see `SuperResolutionAccessor.interpolate`."""
+    field: Field, scale: int, *, method: str = "bicubic", like: xr.DataArray | xr.Dataset | None = None
+) -> Field:
+    """Refine a field by interpolation; see `SuperResolutionAccessor.interpolate`."""
     from xsuperres.nn.resample import radius
 
     scale, reach = check_scale(scale), radius(method)
-    check_values(da)
-    coarse = grid_of(da)
+    coarse, values = field.grid, field.canonical()
     fine = coarse.refine(scale) if like is None else named_like(fine_like(like, coarse, scale), coarse)
-    values = coarse.canonical(da)
 
     def refine(block: np.ndarray, parts: tuple[Window, ...]) -> np.ndarray:
         return _interpolate_block(block, scale, method)
@@ -120,8 +118,7 @@ def interpolate(
         name="interpolate",
         token=(method, scale),
     )
-    note = f"{method} interpolation, scale {scale}"
-    return attach(da, data, values.dims, coarse, fine, note=note)
+    return field.labelled(data, fine, note=f"{method} interpolation, scale {scale}")
 
 
 def fine_like(
@@ -133,8 +130,14 @@ def fine_like(
     error: type[Exception] = GridError,
 ) -> Grid:
     """Return the part of the grid of `like` that `coarse` refines to, or raise `error` about `what`."""
-    da = like if isinstance(like, xr.DataArray) else _first_plane(like)
-    fine = grid_of(da, bounds=like if isinstance(like, xr.Dataset) else None)
+    fine = grid_of(like) if isinstance(like, xr.DataArray) else grid_of(_first_plane(like), bounds=like)
+    return fine_part(fine, coarse, scale, what=what, error=error)
+
+
+def fine_part(
+    fine: Grid, coarse: Grid, scale: int, *, what: str = "`like`", error: type[Exception] = GridError
+) -> Grid:
+    """Return the part of a fine grid that `coarse` refines to, or raise `error` about `what`."""
     location = fine.locate(coarse, scale) or fine.locate(coarse.refine(scale))
     if location is None:
         why = coarse.mismatch(fine)
@@ -146,11 +149,6 @@ def fine_like(
     return fine.crop(location)
 
 
-def fine_index(index: np.ndarray, scale: int) -> np.ndarray:
-    """Return the fine indices of coarse cells."""
-    return (index[:, None] * scale + np.arange(scale)).ravel()
-
-
 def _first_plane(ds: xr.Dataset) -> xr.DataArray:
     planes = [v for v in ds.data_vars.values() if v.ndim >= 2]
     if not planes:
@@ -158,28 +156,26 @@ def _first_plane(ds: xr.Dataset) -> xr.DataArray:
     return planes[0]
 
 
-def coarsen(da: xr.DataArray, scale: int, *, minimum_valid_fraction: float = 0.5) -> xr.DataArray:
-    """Coarsen `da` by area-weighted means; see `SuperResolutionAccessor.coarsen`."""
+def coarsen(field: Field, scale: int, *, minimum_valid_fraction: float = 0.5) -> Field:
+    """Coarsen a field by area-weighted means; see `SuperResolutionAccessor.coarsen`."""
     scale = check_scale(scale)
     minimum_valid_fraction = DataConfig(minimum_valid_fraction=minimum_valid_fraction).minimum_valid_fraction
-    check_values(da)
-    grid = grid_of(da)
-    coarse = grid.coarsen(scale)
-    values = grid.canonical(da)
-    data = _coarsen_data(values.data, grid.area, scale, minimum_valid_fraction, lazy=is_lazy(values))
-    note = f"area-weighted coarsening, scale {scale}"
-    out = attach(da, data, values.dims, grid, coarse, note=note)
-    for name, coordinate in da.coords.items():
-        if set(coordinate.dims) == set(grid.dims) and coordinate.dtype.kind in "fbiu" and name not in out.coords:
-            out = out.assign_coords({name: _coarsen_plane(coordinate, grid, scale, minimum_valid_fraction)})
-    return out
+    grid, coarse, values = field.grid, field.grid.coarsen(scale), field.canonical()
+    data = _coarsen_data(values.data, grid.area, scale, minimum_valid_fraction, lazy=field.lazy)
+    out = field.labelled(data, coarse, note=f"area-weighted coarsening, scale {scale}")
+    planes = {
+        name: _coarsen_plane(coordinate, grid, scale, minimum_valid_fraction)
+        for name, coordinate in field.array.coords.items()
+        if set(coordinate.dims) == set(grid.dims) and coordinate.dtype.kind in "fbiu" and name not in out.array.coords
+    }
+    return out.with_array(out.array.assign_coords(planes)) if planes else out
 
 
 def _coarsen_plane(coordinate: xr.DataArray, grid: Grid, scale: int, fraction: float) -> xr.DataArray:
     """Return the area-weighted coarsening of a 2-D coordinate, float, in its own order of dims."""
     dtype = coordinate.dtype if coordinate.dtype.kind == "f" else np.dtype(np.float32)
-    values = grid.canonical(coordinate.reset_coords(drop=True)).astype(np.float64)
-    mean = _coarsen_data(values.data, grid.area, scale, fraction, lazy=is_lazy(values)).astype(dtype)
+    values = grid.canonical(coordinate).astype(np.float64)
+    mean = _coarsen_data(values.data, grid.area, scale, fraction, lazy=is_lazy(coordinate)).astype(dtype)
     return grid.restored(xr.DataArray(mean, dims=grid.dims, attrs=coordinate.attrs), coordinate.dims)
 
 

@@ -7,16 +7,16 @@ the training domain showed.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import xarray as xr
 
-from xsuperres.errors import StaticFieldError, XSuperResWarning
+from xsuperres.errors import StaticFieldError, warn
 from xsuperres.fields.checks import check_decoded, check_units
-from xsuperres.fields.grid import Grid, grid_of, native
+from xsuperres.fields.field import Field
+from xsuperres.fields.grid import Grid
 from xsuperres.fields.resample import coarsen_array, interpolate_array
 
 __all__ = [
@@ -27,8 +27,10 @@ __all__ = [
     "find_static",
     "fit_static_scaling",
     "named",
+    "planes_on",
     "riding_statics",
     "static_channels",
+    "static_fields",
     "without_statics",
 ]
 
@@ -82,15 +84,18 @@ def find_static(da: xr.DataArray, grid: Grid, static: StaticLike | None) -> xr.D
     if isinstance(static, str):
         static = [static]
     if isinstance(static, (xr.Dataset, xr.DataArray)):
-        planes = {name: _on_grid(name, field, grid) for name, field in given_fields(static).items()}
-    else:
-        names = riding_statics(da, grid) if static is None else _asked(da, grid, static)
-        planes = {name: grid.canonical(da.coords[name]) for name in names}
-    return xr.Dataset({name: _plane(name, field, grid) for name, field in planes.items()})
+        return planes_on(grid, static_fields(static))
+    names = riding_statics(da, grid) if static is None else _asked(da, grid, static)
+    return xr.Dataset({name: _plane(name, grid.canonical(da.coords[name]), grid) for name in names})
 
 
-def given_fields(static: xr.Dataset | xr.DataArray, like: xr.Dataset | None = None) -> dict[str, xr.DataArray]:
-    """Return the fields of ``static=``, each with its own coordinates.
+def planes_on(grid: Grid, fields: Mapping[str, Field]) -> xr.Dataset:
+    """Return static fields that cover `grid`, and maybe more, as planes on it; see `find_static` for the errors."""
+    return xr.Dataset({name: _plane(name, _on_grid(name, field, grid), grid) for name, field in fields.items()})
+
+
+def static_fields(static: xr.Dataset | xr.DataArray, like: xr.Dataset | None = None) -> dict[str, Field]:
+    """Return the fields of ``static=``, each with coordinates of its own.
 
     Parameters
     ----------
@@ -110,11 +115,17 @@ def given_fields(static: xr.Dataset | xr.DataArray, like: xr.Dataset | None = No
     ds = static if isinstance(static, xr.Dataset) else static.to_dataset(name=_free_name(static))
     there = {str(n): ds[n] for n, v in ds.variables.items() if v.ndim >= 2 and not str(n).endswith("_bnds")}
     if like is not None:
-        return _needed(there, like)
+        return {name: Field(_without_single_dims(da)) for name, da in _needed(there, like).items()}
     planes = [n for n, field in there.items() if n in ds.data_vars and field.squeeze().ndim == 2]
     names = planes or [n for n, field in there.items() if n in ds.coords and _is_static(n, field)]
     names = names or [n for n in there if n in ds.data_vars]
-    return {name: there[name] for name in names}
+    return {name: Field(_without_single_dims(there[name])) for name in names}
+
+
+def _without_single_dims(field: xr.DataArray) -> xr.DataArray:
+    """Return a field of more than two dims without those of size 1."""
+    extra = [dim for dim in field.dims if field.sizes[dim] == 1 and field.ndim > 2]
+    return field.squeeze(extra, drop=True) if extra else field
 
 
 def _needed(there: Mapping[str, xr.DataArray], like: xr.Dataset) -> dict[str, xr.DataArray]:
@@ -192,16 +203,14 @@ def _asked(da: xr.DataArray, grid: Grid, names: Iterable[str]) -> list[str]:
     return names
 
 
-def _on_grid(name: str, field: xr.DataArray, grid: Grid) -> xr.DataArray:
+def _on_grid(name: str, field: Field, grid: Grid) -> xr.Variable:
     """Return a field with coordinates of its own, cut to `grid`."""
-    extra = [d for d in field.dims if field.sizes[d] == 1 and field.ndim > 2]
-    field = field.squeeze(extra, drop=True) if extra else field
-    if field.ndim != 2:
+    if field.array.ndim != 2:
         raise StaticFieldError(
-            f"Static field {name!r} must have the two horizontal dims, got {tuple(field.dims)}; "
+            f"Static field {name!r} must have the two horizontal dims, got {tuple(field.array.dims)}; "
             "select one time (.isel(time=0, drop=True))."
         )
-    own = grid_of(field)
+    own = field.grid
     location = own.locate(grid)
     if location is None:
         why = grid.mismatch(own)
@@ -209,16 +218,16 @@ def _on_grid(name: str, field: xr.DataArray, grid: Grid) -> xr.DataArray:
             f"Static field {name!r} lies on another grid: expected {grid.describe()}, or more of the same cells, "
             f"got {own.describe()}{'' if why is None else ': ' + why}."
         )
-    cut = own.canonical(field).isel({own.y.dim: location.rows, own.x.dim: location.columns})
-    return cut.drop_vars(list(cut.coords)).rename({own.y.dim: grid.y.dim, own.x.dim: grid.x.dim})
+    cut = field.canonical().isel({own.y.dim: location.rows, own.x.dim: location.columns})
+    return xr.Variable(grid.dims, cut.data, cut.attrs)
 
 
-def _plane(name: str, field: xr.DataArray, grid: Grid) -> xr.DataArray:
+def _plane(name: str, field: xr.Variable, grid: Grid) -> xr.DataArray:
     if set(field.dims) != set(grid.dims):
         raise StaticFieldError(f"Static field {name!r} must have dims {grid.dims}, got {tuple(field.dims)}.")
     if field.dtype.kind not in "fbiu":
         raise StaticFieldError(f"Static field {name!r} must be numeric, got dtype {field.dtype}.")
-    values = native(field).values
+    values = field.values
     check_decoded(values, name, error=StaticFieldError)
     if not np.isfinite(values).all():
         share = 100 * float(np.mean(~np.isfinite(values)))
@@ -271,11 +280,7 @@ def fit_static_scaling(static: xr.Dataset, anomaly: np.ndarray, area: np.ndarray
         mean = float((values * weight).sum())
         sd = float(np.sqrt(((values - mean) ** 2 * weight).sum()))
         if not sd > 1e-12 * max(1.0, abs(mean)):
-            warnings.warn(
-                f"Static field {name!r} is constant on the training domain: the network learns nothing from it.",
-                XSuperResWarning,
-                stacklevel=3,
-            )
+            warn(f"Static field {name!r} is constant on the training domain: the network learns nothing from it.")
         anomaly_sd = float(np.sqrt((anomaly[index] ** 2 * weight).sum()))
         means.append(mean)
         sds.append(sd if sd > 1e-12 * max(1.0, abs(mean)) else 1.0)

@@ -1,12 +1,13 @@
-"""Steps in time of two arrays: forecasts as one dimension of samples, and what belongs together.
+"""Steps in time of two fields: forecasts as one dimension of samples, and what belongs together.
 
-Labelled arrays in and out; lazy. Whatever labels files have, two steps are one if their valid and initial times are.
+Fields in and out; lazy. Whatever labels files have, two steps are one if their valid and initial times are.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import pandas as pd
 import xarray as xr
 
 from xsuperres.errors import DataError
+from xsuperres.fields.field import Field
 from xsuperres.fields.forecasts import INIT, LEAD, LINE, SAMPLES, SERIES, TimeAxes
 from xsuperres.fields.times import hours_since_first, is_dated
 
@@ -33,32 +35,25 @@ _OUTER = "xsuperres_outer_"  # what a flattened forecast's steps were along dims
 _VALID_TIME = {"standard_name": "time"}
 
 
-def flattened(da: xr.DataArray, time: str | None) -> xr.DataArray:
+def flattened(field: Field) -> Field:
     """Return a forecast with its steps along one dimension, initialisation after initialisation; others as they are.
 
     Forecasts at one lead, a series already, are labelled by their valid times.
 
-    Parameters
-    ----------
-    da : DataArray
-        Any dims; lazy if dask-backed.
-    time : str or None
-        Its time dimension.
-
     Returns
     -------
-    DataArray (valid_time, ...)
-        With the valid times as coordinate, where they are known; without the steps that lack one.
+    Field (valid_time, ...)
+        With the valid times as coordinate, where they are known; without the steps that lack one. Lazy if dask-backed.
 
     Raises
     ------
     DataError
         If it is not known whether times are initial or valid ones.
     """
-    axes = TimeAxes.of(da, time)
+    da, axes = field.array, field.times
     axes.ask()
     if not axes.forecast:
-        return _relabelled(da, axes)
+        return _relabelled(field)
     joined = (*axes.outer, str(axes.along))
     rest = [d for d in da.dims if d not in joined]
     sizes = {d: da.sizes[d] for d in joined}
@@ -68,15 +63,17 @@ def flattened(da: xr.DataArray, time: str | None) -> xr.DataArray:
     out = xr.DataArray(data, dims=(SAMPLES, *rest), coords=kept, name=da.name, attrs=da.attrs)
     labels = {name: v.set_dims(sizes).transpose(*joined) for name, v in _labels(da, axes, sizes).items()}
     out = out.assign_coords({name: (SAMPLES, v.values.ravel(), v.attrs) for name, v in labels.items()})
-    return _dated(out) if SAMPLES in labels else out
+    return Field(_dated(out) if SAMPLES in labels else out, gaps=field.gaps)
 
 
-def _relabelled(da: xr.DataArray, axes: TimeAxes) -> xr.DataArray:
+def _relabelled(field: Field) -> Field:
     """Return a series with its valid times as the labels, where it has others."""
-    if axes.valid is None or axes.valid.dims != (axes.along,) or not off_label(da, axes):
-        return da
+    da, axes = field.array, field.times
+    if axes.valid is None or axes.valid.dims != (axes.along,) or not off_label(field):
+        return field
     others = [name for name, c in da.coords.items() if c.dims == (axes.along,)]
-    return da.drop_vars(others).assign_coords({axes.along: (axes.along, axes.valid.values, _VALID_TIME)})
+    labelled = da.drop_vars(others).assign_coords({axes.along: (axes.along, axes.valid.values, _VALID_TIME)})
+    return Field(labelled, gaps=field.gaps)
 
 
 def _dated(samples: xr.DataArray) -> xr.DataArray:
@@ -125,8 +122,8 @@ def _units_only(labels: xr.Variable) -> xr.Variable:
     return xr.Variable(labels.dims, labels.values, {"units": str(labels.attrs.get("units", ""))})
 
 
-def sample_labels(da: xr.DataArray, dim: str, other: xr.DataArray, its: str) -> tuple[pd.Index, pd.Index] | None:
-    """Return what tells which steps of two arrays, along `dim` and `its`, belong together; None if nothing does.
+def sample_labels(field: Field, other: Field) -> tuple[pd.Index, pd.Index] | None:
+    """Return what tells which steps of two fields, along their time dims, belong together; None if nothing does.
 
     Of two flattened forecasts initial and valid times, or what both know instead; else the valid times.
 
@@ -135,10 +132,10 @@ def sample_labels(da: xr.DataArray, dim: str, other: xr.DataArray, its: str) -> 
     DataError
         If a forecast's steps cannot be told apart: valid times, labels or their units are unknown.
     """
-    forecasts = [SERIES in field.coords for field in (da, other)]
+    forecasts = [SERIES in part.array.coords for part in (field, other)]
     if all(forecasts):
-        return _forecast_labels(da, other)
-    times = [_times_along(field, name) for field, name in ((da, dim), (other, its))]
+        return _forecast_labels(field.array, other.array)
+    times = [_times_along(part) for part in (field, other)]
     if any(forecasts) and (times[0] is None or times[1] is None):
         raise DataError(
             "A forecast and data that are none are joined on valid times, which are unknown here: assign a coordinate "
@@ -202,16 +199,17 @@ def _check_alike(one: xr.DataArray, other: xr.DataArray) -> None:
     )
 
 
-def _times_along(da: xr.DataArray, dim: str) -> pd.Index | None:
-    """Return the valid times along `dim`, or its labels where there are no dates."""
-    valid = TimeAxes.of(da, dim).valid
+def _times_along(field: Field) -> pd.Index | None:
+    """Return the valid times along the time dim, or its labels where there are no dates."""
+    dim, valid = field.axes.time, field.times.valid
     if valid is not None and valid.dims == (dim,):
         return pd.Index(valid.values)
-    return da.indexes.get(dim)
+    return field.array.indexes.get(dim)
 
 
-def off_label(da: xr.DataArray, axes: TimeAxes) -> bool:
-    """Return whether the valid times of `da` are not what its time dimension says: whether these are forecasts."""
+def off_label(field: Field) -> bool:
+    """Return whether the valid times of a field are not what its time dim says: whether these are forecasts."""
+    da, axes = field.array, field.times
     if axes.forecast or axes.series is not None:
         return True
     if axes.valid is None or axes.along is None:
@@ -219,32 +217,25 @@ def off_label(da: xr.DataArray, axes: TimeAxes) -> bool:
     return axes.along not in da.coords or not da.coords[axes.along].variable.equals(axes.valid)
 
 
-def is_series(da: xr.DataArray, time: str | None) -> bool:
-    """Return whether the times of `da` are valid times along one dimension, and no initial ones."""
-    axes = TimeAxes.of(da, time)
+def is_series(field: Field) -> bool:
+    """Return whether the times of a field are valid times along one dimension, and no initial ones."""
+    axes = field.times
     if axes.forecast or axes.series is not None or axes.valid is None or axes.valid.dims != (axes.along,):
         return False
-    own = da.coords.get(axes.along)
+    own = field.array.coords.get(axes.along)
     initial = own is not None and own.attrs.get("standard_name") == "forecast_reference_time"
     return not (initial and own is not None and own.variable.equals(axes.valid))
 
 
-def at_valid_times(da: xr.DataArray, dim: str, like: xr.DataArray, time: str | None) -> xr.DataArray:
-    """Return `da`, whose time dimension is `dim`, at the valid times of a forecast, whose dims replace `dim`; lazy.
-
-    Parameters
-    ----------
-    da, like : DataArray
-        A series, and the forecast.
-    dim, time : str
-        Their time dimensions.
+def at_valid_times(series: Field, like: Field) -> Field:
+    """Return a series at the valid times of a forecast, `like`, whose time dims replace its own; lazy.
 
     Raises
     ------
     DataError
         If it lacks some of the times, or they are unknown.
     """
-    axes, labels = TimeAxes.of(like, time), _times_along(da, dim)
+    da, dim, axes, labels = series.array, str(series.axes.time), like.times, _times_along(series)
     axes.ask()
     if axes.valid is None or labels is None:
         raise DataError(f"{da.name!r} is a series in time, but valid times of the forecast are unknown; assign them.")
@@ -256,22 +247,19 @@ def at_valid_times(da: xr.DataArray, dim: str, like: xr.DataArray, time: str | N
             f"{wanted[where < 0][0]}; it must cover them{monthly(labels, wanted.ravel())}."
         )
     bare = da.drop_vars([name for name, c in da.coords.items() if dim in c.dims])
-    return bare.isel({dim: xr.Variable(axes.valid.dims, where)})
+    placed = bare.isel({dim: xr.Variable(axes.valid.dims, where)})
+    return Field(placed, axes=replace(series.axes, time=like.axes.time), gaps=series.gaps)
 
 
-def check_times(
-    da: xr.DataArray, time: str | None, like: xr.DataArray, its: str | None, *, what: str, every: bool = False
-) -> None:
-    """Refuse `da`, joined with `like` by the labels of their dims, if its initial or valid times are others.
+def check_times(field: Field, like: Field, *, what: str, every: bool = False) -> None:
+    """Refuse a field, joined with `like` by the labels of their dims, if its initial or valid times are others.
 
     Parameters
     ----------
-    da, like : DataArray
+    field, like : Field
         With dims named alike.
-    time, its : str or None
-        Their time dimensions.
     what : str
-        What `da` is, for the error.
+        What the field is, for the error.
     every : bool
         Whether the times of all steps must be the same; else what changes neither along the time of `like` nor along a
         lead is meant for all of them.
@@ -281,11 +269,11 @@ def check_times(
     DataError
         With the first time that differs.
     """
-    own, ours = TimeAxes.of(da, time), TimeAxes.of(like, its)
+    own, ours = field.times, like.times
     every = every or (own.along is None and ours.along is None)
     pairs = {
-        "initial": (own.init, ours.init, every or own.along in like.dims),
-        "valid": (own.valid, ours.valid, every or ours.along in da.dims),
+        "initial": (own.init, ours.init, every or own.along in like.array.dims),
+        "valid": (own.valid, ours.valid, every or ours.along in field.array.dims),
     }
     for which, (given, expected, shared) in pairs.items():
         if given is None or expected is None or not shared:

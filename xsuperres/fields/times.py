@@ -5,14 +5,13 @@ Labelled arrays or plain values in, numbers out; any calendar.
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
-from xsuperres.errors import ConfigError, DataError, XSuperResWarning
+from xsuperres.errors import ConfigError, DataError, warn
 
 __all__ = [
     "CALENDAR_FEATURES",
@@ -167,9 +166,7 @@ def _warn_of_steps(steps: np.ndarray, inner: np.ndarray, gaps: np.ndarray, line:
         unit = " hours" if _in_hours(line) else ""
         told.append(f"steps of {within.min():g} to {within.max():g}{unit}, which the network cannot tell apart")
     if told:
-        warnings.warn(
-            f"Times along {line.dims[-1]!r} are irregular: {'; '.join(told)}.", XSuperResWarning, stacklevel=3
-        )
+        warn(f"Times along {line.dims[-1]!r} are irregular: {'; '.join(told)}.")
 
 
 def _alone(gaps: np.ndarray, inner: np.ndarray) -> int:

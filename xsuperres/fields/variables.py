@@ -1,18 +1,18 @@
 """The variables of a Dataset: which are fields, and which of the others go with fields on other cells.
 
-Labelled arrays in; nothing is computed.
+Labelled arrays in, Fields out; nothing is computed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 
 import xarray as xr
 
 from xsuperres.errors import GridError
-from xsuperres.fields.grid import find_axes
+from xsuperres.fields.field import Field
 
-__all__ = ["field_names", "numeric_names", "off_grid"]
+__all__ = ["fields_of", "numeric_names", "off_grid"]
 
 _NAMING = ("bounds", "climatology", "grid_mapping", "cell_measures")  # CF attributes whose words name other variables
 
@@ -31,7 +31,7 @@ def numeric_names(ds: xr.Dataset) -> list[Hashable]:
     return [name for name, da in ds.data_vars.items() if da.dtype.kind in "biufc" and str(name) not in named]
 
 
-def field_names(ds: xr.Dataset) -> list[Hashable]:
+def fields_of(ds: xr.Dataset, *, gaps: bool = False) -> dict[Hashable, Field]:
     """Return the data variables that are fields: numbers along both horizontal dims; see `numeric_names`.
 
     Raises
@@ -39,30 +39,34 @@ def field_names(ds: xr.Dataset) -> list[Hashable]:
     GridError
         If no variable has horizontal dims.
     """
-    numeric = numeric_names(ds)
-    found = [name for name in numeric if _horizontal(ds[name])]
+    numeric = {name: Field(ds[name], gaps=gaps) for name in numeric_names(ds)}
+    found = {name: field for name, field in numeric.items() if _is_horizontal(field)}
     if numeric and not found:
-        find_axes(ds[max(numeric, key=lambda name: ds[name].ndim)])  # says what was looked for
+        _ = max(numeric.values(), key=lambda field: field.array.ndim).axes  # says what was looked for
     return found
 
 
-def _horizontal(da: xr.DataArray) -> set[Hashable]:
-    """Return the horizontal dims, none if they cannot be told."""
+def _is_horizontal(field: Field) -> bool:
     try:
-        names = find_axes(da)
+        _ = field.axes
     except GridError:
-        return set()
-    return {names.y, names.x}
+        return False
+    return True
 
 
-def off_grid(ds: xr.Dataset) -> dict[Hashable, xr.Variable]:
+def off_grid(ds: xr.Dataset, fields: Iterable[Field]) -> dict[Hashable, xr.Variable]:
     """Return the variables that no field carries and that have no horizontal dim: what holds on other cells too.
 
     A grid mapping and the bounds of times do, also where they are coordinates; the bounds of cells do not.
+
+    Parameters
+    ----------
+    fields : iterable of Field
+        Those of the Dataset.
     """
-    fields = [ds[name] for name in field_names(ds)]
-    horizontal = {dim for da in fields for dim in _horizontal(da)}
-    carried = {name for da in fields for name in da.coords}
+    fields = list(fields)
+    horizontal = {dim for field in fields for dim in (field.axes.y, field.axes.x)}
+    carried = {name for field in fields for name in field.array.coords}
     return {
         name: variable
         for name, variable in ds.variables.items()

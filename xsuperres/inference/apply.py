@@ -17,7 +17,7 @@ from torch import Tensor
 
 from xsuperres.errors import XSuperResError
 from xsuperres.fields.channels import CoarsePlanes
-from xsuperres.fields.resample import fine_index
+from xsuperres.fields.grid import fine_index
 from xsuperres.inference.devices import is_short_of_memory
 from xsuperres.inference.frames import EncodedFrames, Frames, placed
 from xsuperres.inference.prepared import Prepared

@@ -1,6 +1,6 @@
 """What `downscale` would do with a field: axes, cells, static fields, halo, memory, time; nothing is computed.
 
-Labelled arrays in, text out.
+Fields in, text out.
 """
 
 from __future__ import annotations
@@ -8,20 +8,18 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import xarray as xr
 
-from xsuperres.errors import GridError, StaticFieldError
-from xsuperres.fields.checks import is_lazy
-from xsuperres.fields.grid import Grid, check_scale, grid_of
+from xsuperres.errors import GridError
+from xsuperres.fields.field import Field
+from xsuperres.fields.grid import Grid, Location, check_scale
 from xsuperres.fields.static import riding_statics
 from xsuperres.fields.times import CALENDAR_FEATURES
 from xsuperres.inference.apply import apply
-from xsuperres.inference.domain import everywhere, misfit, resolution
+from xsuperres.inference.domain import Placement, misfit, placement, resolution
 from xsuperres.inference.frames import Frames
-from xsuperres.inference.placement import Placement, placement
 from xsuperres.inference.prepared import bytes_per_cell, prepare
 from xsuperres.inference.tally import tallied
 from xsuperres.model.artefact import SRModel
@@ -32,33 +30,30 @@ _TRIAL = 12  # side of the block that is timed, in coarse cells
 _TRIALS = 3  # the best counts: other processes only slow one down
 
 
-def describe(fields: Sequence[xr.DataArray], scale: int | None, model: SRModel | None) -> str:
+def describe(fields: Sequence[Field], scale: int | None, model: SRModel | None) -> str:
     """Return a few lines on fields and what downscaling them means; see `SuperResolutionAccessor.describe`."""
-    da, size = fields[0], sum(da.nbytes for da in fields)
-    grid = grid_of(da)
-    lead = [f"{dim} {da.sizes[dim]}" for dim in da.dims if dim not in grid.dims]
+    first, grid, size = fields[0], fields[0].grid, sum(field.array.nbytes for field in fields)
+    lead = [f"{dim} {first.array.sizes[dim]}" for dim in first.lead]
     rows = [
-        *(("field", f"{f.name or 'unnamed'} [{f.attrs.get('units', 'no units')}], {f.dtype}") for f in fields),
+        *(("field", f"{f.name or 'unnamed'} [{f.units or 'no units'}], {f.array.dtype}") for f in fields),
         ("grid", grid.describe() + _flat(grid)),
         ("samples", " x ".join(lead) or "a single field"),
-        ("data", _chunks(da) if is_lazy(da) else f"in memory, {_bytes(size)}"),
+        ("data", _chunks(first.array) if first.lazy else f"in memory, {_bytes(size)}"),
     ]
     factor = model.scale if model is not None else scale
-    moved = None if model is None else _moved(model, grid)
-    used = grid if moved is None or moved.target is None else moved.target
+    place = None if model is None else placement(model, grid)
+    target = grid if place is None else place.target
     if factor is not None:
-        fine = used.refine(check_scale(factor))
-        share = used.y.size * used.x.size / (grid.y.size * grid.x.size)
+        fine = target.refine(check_scale(factor))
+        share = target.y.size * target.x.size / (grid.y.size * grid.x.size)
         rows.append(("fine grid", fine.describe()))
         rows.append(("result", f"{_bytes(size * share * factor**2)}"))
-    fits = model is not None and model.coarse_grid.locate(grid) is not None
-    if model is not None and moved is not None:
-        refused = moved.target is None and model.fixed_domain
-        rows += [_named(model), ("domain", moved.note)] if refused else _with_model(fields, grid, used, model, moved)
-    if factor is not None and not fits:
+    if model is not None and place is not None:
+        rows += _with_model(fields, model, place)
+    if factor is not None and (place is None or place.kind != "same"):
         rows.append(("as training data", _as_training(grid, factor)))
     if model is None:
-        rows.append(("static fields", ", ".join(riding_statics(da, grid)) or "none ride along"))
+        rows.append(("static fields", ", ".join(riding_statics(first.array, grid)) or "none ride along"))
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name.ljust(width)}  {value}" for name, value in rows)
 
@@ -85,76 +80,57 @@ def _as_training(grid: Grid, scale: int) -> str:
         return str(error)
 
 
-def _named(model: SRModel) -> tuple[str, str]:
-    return "model", f"{model.spec.backbone} + {model.spec.upsampling}, digest {model.identity[:12]}"
-
-
-@dataclass(frozen=True)
-class _Moved:
-    """Where data go without static fields (None: nowhere), how they get there, and what is said of it."""
-
-    target: Grid | None
-    note: str
-    way: Placement | None = None
-
-    def of(self, fields: Sequence[xr.DataArray], model: SRModel) -> Sequence[xr.DataArray]:
-        """Return the fields there."""
-        if self.way is None:
-            return fields
-        return [self.way.moved(da, model.data.minimum_valid_fraction) for da in fields]
-
-
-def _moved(model: SRModel, grid: Grid) -> _Moved:
-    names = ", ".join(model.static_scaling.names)
-    given = f"pass static= with {names}, fine" if names and not model.fixed_domain else ""
-    if model.coarse_grid.locate(grid) is not None:
-        return _Moved(grid, "on the model's grid: its static fields are used")
-    try:
-        found = placement(model, grid)
-    except (GridError, StaticFieldError):
-        told = f"not on (a crop of) the model's coarse grid: {misfit(model, grid)}"
-        return _Moved(None, f"elsewhere ({misfit(model, grid)}): {given}" if given else told)
-    if found is None:
-        return _Moved(grid, f"elsewhere ({resolution(model, grid) or misfit(model, grid)})")
-    return _Moved(found.target, found.note + (f" For all of the data {given}." if given else ""), found)
-
-
-def _with_model(
-    fields: Sequence[xr.DataArray], grid: Grid, used: Grid, model: SRModel, moved: _Moved
-) -> list[tuple[str, str]]:
-    """Return what there is to say of a model that can be applied here, with static fields where it needs them."""
-    names = ", ".join(model.static_scaling.names)
-    cells = used.y.size * used.x.size
-    samples = fields[0].size / (grid.y.size * grid.x.size)
+def _with_model(fields: Sequence[Field], model: SRModel, place: Placement) -> list[tuple[str, str]]:
+    """Return what there is to say of a model, with static fields where it needs them."""
+    named = ("model", f"{model.spec.backbone} + {model.spec.upsampling}, digest {model.identity[:12]}")
+    domain = ("domain", _domain(model, place))
+    if place.kind == "refused" and model.fixed_domain:
+        return [named, domain]
+    cells = place.target.y.size * place.target.x.size
+    samples = fields[0].array.size / (place.source.y.size * place.source.x.size)
     seconds = samples * cells * _seconds_per_cell(model)
     return [
-        _named(model),
-        ("static fields", names or "none"),
-        ("domain", moved.note),
-        *_range(fields, model, moved),
+        named,
+        ("static fields", ", ".join(model.static_scaling.names) or "none"),
+        domain,
+        *_range(fields, model, place),
         ("halo", "the whole domain" if model.halo is None else f"{model.halo} coarse cells"),
         ("memory", f"about {_bytes(cells * bytes_per_cell(model))} of activations per field"),
         ("time", f"about {seconds:.2g} s on one device like this CPU"),
     ]
 
 
-def _range(fields: Sequence[xr.DataArray], model: SRModel, moved: _Moved) -> list[tuple[str, str]]:
+def _domain(model: SRModel, place: Placement) -> str:
+    """Return where the data lie on the model's domain, and what it needs to go where they are."""
+    names = ", ".join(model.static_scaling.names)
+    needed = f"pass static= with {names}, fine" if names and not model.fixed_domain else ""
+    if place.kind == "same":
+        return "on the model's grid: its static fields are used"
+    if place.kind == "open":
+        return f"elsewhere ({resolution(model, place.source) or misfit(model, place.source)})"
+    if place.kind == "refused":
+        reason = misfit(model, place.source)
+        return f"elsewhere ({reason}): {needed}" if needed else f"not on (a crop of) the model's coarse grid: {reason}"
+    return place.note + (f" For all of the data {needed}." if needed else "")
+
+
+def _range(fields: Sequence[Field], model: SRModel, place: Placement) -> list[tuple[str, str]]:
     """Return how much of the model's variables, where they go, lies outside its training's range, if in memory."""
-    if not all(isinstance(da.variable._data, np.ndarray) for da in fields):
+    if not all(isinstance(field.array.variable._data, np.ndarray) for field in fields):
         return []
-    fields = moved.of(fields, model)
-    grid = grid_of(fields[0])
-    named = {da.name: da for da in fields} if len(model.targets) > 1 else {model.targets[0].coarse.name: fields[0]}
+    moved = [place.moved(field, model.data.minimum_valid_fraction) for field in fields]
+    named = {f.name: f for f in moved} if len(model.targets) > 1 else {model.targets[0].coarse.name: moved[0]}
     if not set(model.input_names) <= set(named):
         return []
+    grid = place.target
     location = model.coarse_grid.locate(grid)
-    told = []
+    shares = []
     for target, part in zip(model.targets, model.ranges, strict=False):
         part = part if location is not None else part.on(model.coarse_grid, grid)
-        values = grid.canonical(named[target.coarse.name]).values[..., None, :, :]
-        tally = tallied([part.limits()], values, location or everywhere(grid))
-        told.append(f"{100 * tally.share[0]:.3g} %" + (f" ({target.coarse.name})" if len(model.targets) > 1 else ""))
-    return [("range", f"{', '.join(told)} of the cells outside that of the training")]
+        values = grid.canonical(named[target.coarse.name].array).values[..., None, :, :]
+        tally = tallied([part.limits()], values, location or Location.whole(grid))
+        shares.append(f"{100 * tally.share[0]:.3g} %" + (f" ({target.coarse.name})" if len(model.targets) > 1 else ""))
+    return [("range", f"{', '.join(shares)} of the cells outside that of the training")]
 
 
 def _seconds_per_cell(model: SRModel) -> float:

@@ -240,7 +240,7 @@ def check_now(way: CheckRange, model: SRModel, values: np.ndarray, location: Loc
     said = _said(limits.labels, tally, alarming)
     if way == "raise":
         raise DataError(f"{said}{_STRICT}")
-    warn_everywhere(f"{said}check_range='ignore'.", stacklevel=5)
+    warn_everywhere(f"{said}check_range='ignore'.", stacklevel=6)
 
 
 def _said(labels: Sequence[Label], tally: Tally, alarming: np.ndarray, *, of: str = "") -> str:

@@ -16,7 +16,7 @@ import xarray as xr
 
 from xsuperres.errors import ConfigError
 from xsuperres.fields.checks import is_lazy
-from xsuperres.fields.grid import find_axes
+from xsuperres.fields.field import Field
 
 __all__ = ["difference", "encoding_text", "fingerprint", "identify"]
 
@@ -32,7 +32,7 @@ _TOLD = {
 
 
 def identify(
-    fine: xr.Dataset, fields: Iterable[xr.DataArray], predictors: Iterable[xr.DataArray], settings: Mapping[str, Any]
+    fine: xr.Dataset, fields: Iterable[Field], predictors: Iterable[Field], settings: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return what identifies a run, ready for JSON.
 
@@ -40,7 +40,7 @@ def identify(
     ----------
     fine : Dataset
         The lazy result, which bears the model's digest, and what goes with it in memory.
-    fields, predictors : iterable of DataArray
+    fields, predictors : iterable of Field
         What it is made from.
     settings : mapping
         The other settings that the result depends on.
@@ -60,33 +60,30 @@ def identify(
     return dict(json.loads(json.dumps(found, sort_keys=True)))
 
 
-def _sizes(da: xr.DataArray) -> dict[str, int]:
-    return {str(dim): size for dim, size in da.sizes.items()}
-
-
-def fingerprint(fields: Iterable[xr.DataArray]) -> str:
+def fingerprint(fields: Iterable[Field]) -> str:
     """Return a sha256 of names, dims, units, coordinates, and of the values of eight fields spread over each.
 
     Examples
     --------
     >>> from xsuperres.testing import toy_field
-    >>> field = toy_field(time=4, y=4, x=4)
-    >>> fingerprint([field]) == fingerprint([field.copy(deep=True)]) != fingerprint([field + 1])
+    >>> da = toy_field(time=4, y=4, x=4)
+    >>> fingerprint([Field(da)]) == fingerprint([Field(da.copy(deep=True))]) != fingerprint([Field(da + 1)])
     True
     """
     import dask
 
     parts: list[Any] = []
-    for da in fields:
+    for field in fields:
+        da = field.array
         about = [str(da.name), list(map(str, da.dims)), list(da.shape), str(da.dtype), str(da.attrs.get("units"))]
-        parts += [json.dumps(about), *_contents(da.coords), *(sample.data for sample in _samples(da))]
+        parts += [json.dumps(about), *_contents(da.coords), *(sample.data for sample in _samples(field))]
     return _digest_of(dask.compute(*parts))
 
 
-def _samples(da: xr.DataArray) -> list[xr.DataArray]:
-    """Return fields (y, x) from the first to the last."""
-    names = find_axes(da)
-    lead = {dim: size for dim, size in da.sizes.items() if dim not in (names.y, names.x)}
+def _samples(field: Field) -> list[xr.DataArray]:
+    """Return planes (y, x) from the first to the last."""
+    da = field.array
+    lead = {dim: da.sizes[dim] for dim in field.lead}
     if not all(lead.values()):
         return []
     places = {tuple(round(share * (size - 1)) for size in lead.values()) for share in np.linspace(0, 1, _SAMPLED)}

@@ -6,7 +6,6 @@ Labelled arrays in, a lazy or eager array out.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,12 +13,12 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from xsuperres.errors import ConfigError, XSuperResWarning
+from xsuperres.errors import ConfigError, warn
 from xsuperres.fields.checks import is_lazy
-from xsuperres.fields.forecasts import TimeAxes
+from xsuperres.fields.field import Field
 from xsuperres.fields.grid import Grid
 from xsuperres.fields.resample import plane_plans
-from xsuperres.fields.stack import stacked
+from xsuperres.fields.stack import stack
 from xsuperres.fields.times import alike
 from xsuperres.inference.tile import Tile
 from xsuperres.model.artefact import SRModel
@@ -34,7 +33,7 @@ MEMBER = "member"
 class Layout:
     """The coarse data as one array for the tiles: (others..., [inits], [time], [variables], y, x), in canonical order.
 
-    Time, or the lead of forecasts, comes last among the leading dims where the network is told of it, after the dims of
+    Time, or the lead of forecasts, comes last among the leading dims where the network sees it, after the dims of
     initial times if it depends on them; variables are an axis where there are several, members are the first axis.
     """
 
@@ -44,41 +43,31 @@ class Layout:
     stacked: bool
     steps: tuple[tuple[int, ...], np.ndarray] | None
     model: SRModel
-    coarse: Grid
+    grid: Grid
     members: int | None
 
     @classmethod
-    def of(
-        cls,
-        fields: Sequence[xr.DataArray],
-        predictors: Sequence[xr.DataArray],
-        model: SRModel,
-        coarse: Grid,
-        members: int | None,
-    ) -> Layout:
+    def of(cls, fields: Sequence[Field], predictors: Sequence[Field], model: SRModel, members: int | None) -> Layout:
         """Return the layout of coarse fields, and predictors on the same cells."""
-        first = fields[0]
-        lead = [str(dim) for dim in first.dims if dim not in coarse.dims]
-        told = _told(first, coarse.time, model)
-        if told is not None:
-            lead = [*(dim for dim in lead if dim not in told.dims), *map(str, told.dims[:-1])]
-        everything = [*fields, *predictors]
-        stacked_fields = len(everything) > 1
-        values = (
-            stacked(everything, coarse, lead, {dim: first.sizes[dim] for dim in lead})
-            if stacked_fields
-            else coarse.canonical(first).transpose(*lead, *coarse.dims)
-        )
+        first, grid, everything = fields[0], fields[0].grid, [*fields, *predictors]
+        lead, features = first.lead, _step_features(first, model)
+        if features is not None:
+            lead = [*(dim for dim in lead if dim not in features.dims), *map(str, features.dims[:-1])]
+        stacked = len(everything) > 1
+        if stacked:
+            values = stack(everything, grid, lead, {dim: first.array.sizes[dim] for dim in lead})
+        else:
+            values = xr.DataArray(first.canonical().transpose(*lead, *grid.dims))
         if members is not None:
-            if MEMBER in lead or MEMBER in first.coords:
+            if MEMBER in lead or MEMBER in first.array.coords:
                 kind = "dimension" if MEMBER in lead else "coordinate"
                 raise ConfigError(f"The data have a {kind} {MEMBER!r} already; rename it before members={members}.")
             values = values.expand_dims(MEMBER)
             lead = [MEMBER, *lead]
-        axes = () if told is None else tuple(range(len(lead) - told.ndim + 1, len(lead)))
-        steps = None if told is None else (axes, told.values)
-        dtypes = tuple(da.dtype.newbyteorder("=") for da in fields)
-        return cls(values, (*lead, *coarse.dims), dtypes, stacked_fields, steps, model, coarse, members)
+        axes = () if features is None else tuple(range(len(lead) - features.ndim + 1, len(lead)))
+        steps = None if features is None else (axes, features.values)
+        dtypes = tuple(field.array.dtype.newbyteorder("=") for field in fields)
+        return cls(values, (*lead, *grid.dims), dtypes, stacked, steps, model, grid, members)
 
     @property
     def order(self) -> tuple[int, ...]:
@@ -99,7 +88,7 @@ class Layout:
     def plans(self) -> list[AxisPlan]:
         """Return how the axes are tiled."""
         model = self.model
-        plans = plane_plans(len(self.dims), self.coarse, model.reach, model.scale)
+        plans = plane_plans(len(self.dims), self.grid, model.reach, model.scale)
         if model.spec.time_window is not None:
             plans[-3] = AxisPlan(halo=model.time_halo, consumed=True)
         if self.members is not None:
@@ -125,22 +114,20 @@ class Layout:
         return da if self.members is None else da.expand_dims({MEMBER: np.arange(self.members)})
 
 
-def _told(da: xr.DataArray, time: str | None, model: SRModel) -> xr.Variable | None:
-    """Return segment and calendar of every step (..., steps, 1 + features), if the network is told of them."""
+def _step_features(field: Field, model: SRModel) -> xr.Variable | None:
+    """Return segment and calendar of every step (..., steps, 1 + features), if the network sees them."""
     window, calendar = model.spec.time_window is not None, model.data.calendar
     if not window and not calendar:
         return None
-    axes = TimeAxes.of(da, time)
-    ours, theirs = model.training.step, axes.step
-    told = axes.columns(da, window=window, calendar=calendar, usual=ours)
-    if window and ours is not None and theirs is not None and not alike(ours, theirs):
-        warnings.warn(
-            f"Steps along {axes.along!r} are of {theirs:g} hours, those that the model was trained on of {ours:g}: its "
-            "time window sees changes of another speed. Select or average steps like those of the training.",
-            XSuperResWarning,
-            stacklevel=5,
+    times, usual = field.times, model.training.step
+    features = times.columns(field.array, window=window, calendar=calendar, usual=usual)
+    if window and usual is not None and times.step is not None and not alike(usual, times.step):
+        warn(
+            f"Steps along {times.along!r} are of {times.step:g} hours, those that the model was trained on of "
+            f"{usual:g}: its time window sees changes of another speed. Select or average steps like those of the "
+            "training."
         )
-    return told
+    return features
 
 
 def _whole(data: Any, model: SRModel, dtype: np.dtype) -> Any:
@@ -149,11 +136,9 @@ def _whole(data: Any, model: SRModel, dtype: np.dtype) -> Any:
         return data
     whole = data.rechunk({data.ndim - 2: -1, data.ndim - 1: -1})
     size = math.prod(max(sizes) for sizes in whole.chunks) * dtype.itemsize * model.scale**2
-    warnings.warn(
+    warn(
         "The network looks at the whole domain (attention='channel'), which cannot be tiled in y and x: chunks are "
-        f"merged there, and one block of the result takes {size / 2**20:.3g} MiB. Chunk in time instead.",
-        XSuperResWarning,
-        stacklevel=5,
+        f"merged there, and one block of the result takes {size / 2**20:.3g} MiB. Chunk in time instead."
     )
     return whole
 
@@ -168,11 +153,9 @@ def _merged(data: Any, plans: list[AxisPlan]) -> Any:
             sizes[axis] = unit * -(-max(2 * least, *chunks) // max(1, unit))  # whole chunks, as they are stored
     if not sizes:
         return data
-    warnings.warn(
+    warn(
         f"Chunks of {[min(data.chunks[a][:-1]) for a in sizes]} cells are smaller than the model's halo of "
-        f"{[max(plans[a].halo) for a in sizes]}; they are merged. Larger chunks are faster there.",
-        XSuperResWarning,
-        stacklevel=5,
+        f"{[max(plans[a].halo) for a in sizes]}; they are merged. Larger chunks are faster there."
     )
     return data.rechunk(sizes)
 

@@ -14,9 +14,7 @@ import numpy as np
 import xarray as xr
 
 from xsuperres.errors import XSuperResWarning
-from xsuperres.fields.checks import is_lazy
-from xsuperres.fields.forecasts import TimeAxes
-from xsuperres.fields.grid import grid_of
+from xsuperres.fields.field import Field
 from xsuperres.model.artefact import SRModel
 from xsuperres.tiles import split
 
@@ -26,7 +24,7 @@ _SMALLEST, _LARGEST = 2**20, 2**25  # bytes of a stored chunk: few objects, none
 _BLOCKS = 8  # blocks of a region, at least, where fields are small enough
 
 
-def in_blocks(fields: Sequence[xr.DataArray], model: SRModel, *, budget: int) -> list[xr.DataArray]:
+def in_blocks(fields: Sequence[Field], model: SRModel, *, budget: int) -> list[Field]:
     """Return coarse fields as dask arrays with regular chunks, whose results are of a good size to be written.
 
     Chunks along leading dims are kept where that is so, else merged or cut; rows are cut where a single field is more
@@ -37,12 +35,11 @@ def in_blocks(fields: Sequence[xr.DataArray], model: SRModel, *, budget: int) ->
     budget : int
         Bytes of the result that are written as one region.
     """
-    first, grid = fields[0], grid_of(fields[0])
-    lead = [dim for dim in first.dims if dim not in grid.dims]
+    first, grid, lead = fields[0].array, fields[0].grid, fields[0].lead
     whole = {dim: max(sizes, default=1) for dim, sizes in first.chunksizes.items()} or dict(first.sizes)
-    cell = sum(da.dtype.itemsize for da in fields) * model.scale**2
+    cell = sum(field.array.dtype.itemsize for field in fields) * model.scale**2
     field = cell * math.prod(first.sizes[dim] for dim in grid.dims)
-    window = None if model.spec.time_window is None else TimeAxes.of(first, grid.time).along
+    window = None if model.spec.time_window is None else fields[0].times.along
     least = [8 * sum(model.time_halo) if dim == window else 1 for dim in lead]  # else frames are encoded twice
     blocks = _lead_blocks([first.sizes[dim] for dim in lead], [whole[dim] for dim in lead], least, field, budget)
     plan = {**whole, **dict(zip(lead, blocks, strict=True))}
@@ -52,10 +49,10 @@ def in_blocks(fields: Sequence[xr.DataArray], model: SRModel, *, budget: int) ->
         rows = max(budget // _BLOCKS // max(1, row), 4 * model.halo, 1)  # else most of the work is done on halos
         plan[y] = min(plan[y], rows)
     plan = {dim: max(1, size) for dim, size in plan.items()}
-    if is_lazy(first):
+    if fields[0].lazy:
         order = [*lead, *grid.dims]
         _check_reads([(first.sizes[dim], whole[dim], plan[dim]) for dim in order], order, cell, model.scale, budget)
-    return [_chunked(da, {dim: plan[dim] for dim in da.dims}) for da in fields]
+    return [f.with_array(_chunked(f.array, {dim: plan[dim] for dim in f.array.dims})) for f in fields]
 
 
 def _check_reads(

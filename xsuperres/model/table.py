@@ -6,15 +6,18 @@ Nothing trained lives on an accessor: xarray drops it with its object.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import weakref
 from collections import deque
 from collections.abc import Sequence
+from numbers import Integral
 
 from xsuperres.errors import ConfigError, NoModelError
+from xsuperres.fields.grid import check_scale
 from xsuperres.model.artefact import SRModel
 
-__all__ = ["activate", "active_model", "active_models", "deactivate", "known_model", "remember"]
+__all__ = ["activate", "active_model", "active_models", "choose_model", "deactivate", "known_model", "remember"]
 
 logger = logging.getLogger(__name__)
 Name = str | tuple[str, ...] | None
@@ -117,3 +120,28 @@ def active_model(names: Sequence[object], scale: int) -> SRModel:
             "or make it the active one: xsuperres.activate(model)."
         )
     return found
+
+
+def choose_model(model: SRModel | str | os.PathLike[str] | None, scale: object, names: Sequence[object]) -> SRModel:
+    """Return a model: itself, the one in the file of that path, or the active one for these variables and `scale`.
+
+    Raises
+    ------
+    ConfigError, GridError, ModelFileError, NoModelError
+        If it is none of these, `scale` is not its scale, the file is none of a model, or no model is active.
+    """
+    from xsuperres.model.file import load_model
+
+    wanted = None if scale is None else check_scale(scale)
+    if model is None:
+        if wanted is None:
+            raise ConfigError("Pass a model, or the scale of the active one: .sr.downscale(scale=4).")
+        return active_model(names, wanted)
+    chosen = load_model(model) if isinstance(model, (str, os.PathLike)) else model
+    if not isinstance(chosen, SRModel):
+        number = isinstance(chosen, Integral) and not isinstance(chosen, bool)
+        meant = f" ({chosen!r}); did you mean scale={chosen}?" if number else "."
+        raise ConfigError(f"model must be an SRModel or the path of one, got {type(chosen).__name__}{meant}")
+    if wanted not in (None, chosen.scale):
+        raise ConfigError(f"scale={scale} differs from the model's scale of {chosen.scale}; leave scale out.")
+    return chosen

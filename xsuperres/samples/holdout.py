@@ -12,9 +12,11 @@ import numpy as np
 import xarray as xr
 
 from xsuperres.errors import ConfigError, DataError
-from xsuperres.fields.grid import Grid, grid_of
+from xsuperres.fields.axes import stored_cells
+from xsuperres.fields.field import Field
+from xsuperres.fields.grid import Grid
 
-__all__ = ["Holdout", "cut_band", "hold_out", "leading_dim", "whole_cells"]
+__all__ = ["Holdout", "cut_band", "hold_out", "whole_cells"]
 
 _SPACE_SHARE = 0.15  # of the longer axis
 _LARGEST_BLOCKS = 4
@@ -41,17 +43,15 @@ class Holdout:
     kind: str
 
 
-def leading_dim(da: xr.DataArray, grid: Grid) -> str | None:
-    """Return the dimension along which samples are counted: time, else the first that is not horizontal."""
-    lead = [str(dim) for dim in da.dims if dim not in grid.dims]
-    return grid.time if grid.time in lead else next(iter(lead), None)
-
-
-def hold_out(da: xr.DataArray, grid: Grid, validation: Any, *, scale: int, halo: int) -> Holdout:
+def hold_out(field: Field, grid: Grid, validation: Any, *, scale: int, halo: int) -> Holdout:
     """Return the masks for ``fit(validation=...)``.
 
     Parameters
     ----------
+    field : Field
+        Whose dims outside the horizontal count samples.
+    grid : Grid
+        The fine grid.
     validation : float, slice, "space", xr.DataArray, xr.Dataset or None
         A fraction (up to four blocks at the ends of equal stretches of time), a period, a stretch of the longer
         horizontal axis at least `halo` coarse cells apart from training, other data, or nothing.
@@ -61,13 +61,13 @@ def hold_out(da: xr.DataArray, grid: Grid, validation: Any, *, scale: int, halo:
     ConfigError, DataError
         If it is none of these, or leaves nothing to train on or to validate with.
     """
-    dim = leading_dim(da, grid)
+    da, dim = field.array, field.sample_dim
     count = int(da.sizes[dim]) if dim else 1
     empty = [str(name) for name, size in da.sizes.items() if size == 0]
     if empty:
         raise DataError(f"Dimension {empty[0]!r} has length 0: there is nothing to train on; check the selection.")
     every, ones = np.ones(count, bool), np.ones(grid.shape)
-    fields = int(np.prod([da.sizes[d] for d in da.dims if d not in (*grid.dims, dim)], dtype=int))
+    fields = int(np.prod([da.sizes[d] for d in field.lead if d != dim], dtype=int))
     if isinstance(validation, str):
         if validation != "space":
             raise ConfigError(
@@ -99,7 +99,7 @@ def cut_band(da: xr.DataArray, west: float, east: float) -> tuple[xr.DataArray, 
     >>> band.lon.values.tolist(), rest.lon.size
     ([202.5, 247.5], 6)
     """
-    x = grid_of(da, gaps=True).x
+    x = Field(da, gaps=True).grid.x
     offset = (x.centres - west) % 360.0 if x.kind == "longitude" else x.centres - west
     inside = np.zeros(x.size, bool)
     inside[np.arange(x.size)[x.order]] = (offset >= 0) & (offset < east - west)
@@ -117,12 +117,11 @@ def whole_cells(da: xr.DataArray, scale: int) -> xr.DataArray:
     >>> dict(whole_cells(xsr.testing.toy_field(time=1, y=9, x=14), 4).sizes)
     {'time': 1, 'lat': 8, 'lon': 12}
     """
-    grid = grid_of(da, gaps=True)
-    kept = {}
+    grid, cells = Field(da, gaps=True).grid, {}
     for axis in (grid.y, grid.x):
-        cells = [np.arange(p.start, p.stop - (p.stop - p.start) % scale) for p in axis.parts]
-        kept[axis.dim] = np.sort(np.arange(axis.size)[axis.order][np.concatenate(cells)])
-    return da.isel(kept)
+        whole = [np.arange(p.start, p.stop - (p.stop - p.start) % scale) for p in axis.parts]
+        cells[axis.dim] = np.sort(stored_cells(axis, np.concatenate(whole)))
+    return da.isel(cells)
 
 
 def _times(da: xr.DataArray, dim: str | None, count: int, validation: Any) -> tuple[np.ndarray, str]:

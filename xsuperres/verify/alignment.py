@@ -13,8 +13,9 @@ import numpy as np
 import xarray as xr
 
 from xsuperres.errors import DataError, GridError
+from xsuperres.fields.field import Field
 from xsuperres.fields.forecasts import SAMPLES, TimeAxes
-from xsuperres.fields.grid import Grid, Location, find_axes, grid_of
+from xsuperres.fields.grid import Grid, Location, grid_of
 from xsuperres.fields.steps import at_valid_times, check_times, is_series, off_label
 from xsuperres.fields.times import is_dated
 
@@ -34,7 +35,7 @@ __all__ = [
 
 def bare(da: xr.DataArray, grid: Grid) -> xr.DataArray:
     """Return `da`, which lies on `grid`, as (..., y, x) in canonical order without coordinates; lazy."""
-    return grid.canonical(da).reset_coords(drop=True).drop_vars(list(da.indexes), errors="ignore")
+    return xr.DataArray(grid.canonical(da))
 
 
 def on_grid(da: xr.DataArray, grid: Grid, *, what: str) -> xr.DataArray:
@@ -89,10 +90,11 @@ def at_times_of(field: xr.DataArray, other: xr.DataArray, grid: Grid) -> xr.Data
     DataError
         If it lacks some of the valid times, or they are unknown.
     """
-    time, axes = find_axes(other).time, TimeAxes.of(field, grid.time)
-    if not is_series(other, time) or not off_label(field, axes):
+    series, like = Field(other), Field(field, grid=grid)
+    axes = like.times
+    if not is_series(series) or not off_label(like):
         return other
-    placed = at_valid_times(other, str(time), field, grid.time)
+    placed = at_valid_times(series, like).array
     assert axes.valid is not None  # else refused
     return placed.assign_coords({SAMPLES: (axes.valid.dims, axes.valid.values, {"standard_name": "time"})})
 
@@ -126,7 +128,7 @@ def check_same_times(field: xr.DataArray, other: xr.DataArray, grid: Grid, *, wh
             )
     for name in _compared(field, other, grid):
         _check_equal(name, field.coords[name].values, other.coords[name].values, what)
-    check_times(other, grid.time, field, grid.time, what=what, every=True)
+    check_times(Field(other), Field(field), what=what, every=True)
 
 
 def _compared(field: xr.DataArray, other: xr.DataArray, grid: Grid) -> list[Hashable]:

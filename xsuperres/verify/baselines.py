@@ -16,6 +16,7 @@ import xarray as xr
 from xsuperres.errors import ConfigError, UnitsError
 from xsuperres.fields.baselines import LAPSE_RATE
 from xsuperres.fields.checks import check_units, check_values
+from xsuperres.fields.field import Field
 from xsuperres.fields.grid import Grid, Location, grid_of
 from xsuperres.fields.resample import interpolate
 from xsuperres.fields.static import anomalies
@@ -103,7 +104,7 @@ class Ground:
     def interpolated(self, method: str) -> xr.DataArray:
         """Return the coarse field interpolated: (..., y, x) in canonical order, no coordinates; lazy."""
         if method not in self.cache:
-            fine = interpolate(self.coarse, self.scale, method=method, like=self.like)
+            fine = interpolate(Field(self.coarse), self.scale, method=method, like=self.like).array
             self.cache[method] = on_grid(fine, self.grid, what="coarse")
         return self.cache[method]
 
@@ -133,7 +134,7 @@ class Ground:
         below = self._climatology(0).rename(dict(zip(self.grid.dims, own.dims, strict=True)))
         restored = own.restored(below, tuple(dim for dim in self.coarse.dims if dim in own.dims))
         coarse = (coarse - restored.drop_vars(list(restored.coords))).transpose(*self.coarse.dims)
-        fine = interpolate(coarse.astype(self.coarse.dtype), self.scale, method="bicubic", like=self.like)
+        fine = interpolate(Field(coarse.astype(self.coarse.dtype)), self.scale, method="bicubic", like=self.like).array
         return on_grid(fine, self.grid, what="coarse")
 
     def _climatology(self, which: int) -> xr.DataArray:

@@ -10,8 +10,8 @@ import xarray as xr
 from xsuperres.config import DataConfig
 from xsuperres.errors import GridError
 from xsuperres.fields.axes import Axis
-from xsuperres.fields.grid import Grid, Location, grid_of
-from xsuperres.fields.labels import named_like
+from xsuperres.fields.field import Field
+from xsuperres.fields.grid import Grid, Location, grid_of, named_like
 from xsuperres.fields.regrid import NEAR, covered, regrid
 from xsuperres.model.artefact import SRModel
 from xsuperres.verify.alignment import are_blocks
@@ -61,7 +61,7 @@ def on_blocks(
             "made from, and cut field and truth to what it covers."
         )
     least = (DataConfig() if model is None else model.data).minimum_valid_fraction
-    brought = regrid(coarse, blocks, minimum_valid_fraction=least)
+    brought = regrid(Field(coarse), blocks, minimum_valid_fraction=least).array
     return brought, [] if own.locate(blocks) is not None else [REGRIDDED]
 
 

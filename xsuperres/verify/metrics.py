@@ -13,6 +13,7 @@ from functools import cached_property
 import numpy as np
 import xarray as xr
 
+from xsuperres.fields.field import Field
 from xsuperres.fields.grid import Grid
 from xsuperres.fields.resample import coarsen, interpolate
 from xsuperres.registry import Registry
@@ -235,6 +236,6 @@ def recoarsened(field: xr.DataArray, grid: Grid, scale: int) -> xr.DataArray:
     """
     lines = grid.coords[[name for name, c in grid.coords.variables.items() if c.ndim == 1]]
     labelled = field.assign_coords(lines.coords)
-    means = coarsen(labelled, scale)
-    repeated = interpolate(means, scale, method="nearest", like=labelled)
+    means = coarsen(Field(labelled), scale)
+    repeated = interpolate(means, scale, method="nearest", like=labelled).array
     return repeated.drop_vars(list(repeated.coords)).transpose(*field.dims)

@@ -17,6 +17,7 @@ import xarray as xr
 
 from xsuperres.errors import ConfigError, XSuperResWarning, unknown_name
 from xsuperres.fields.checks import check_units, check_values
+from xsuperres.fields.field import Field
 from xsuperres.fields.grid import Grid, check_scale, grid_of
 from xsuperres.fields.pairs import ratio
 from xsuperres.fields.resample import coarsen
@@ -172,13 +173,13 @@ def _ground(case: _Case, coarse: xr.DataArray | None, why_no_model: str) -> tupl
                 "coarse=, the field it was made from."
             )
         kept = {"minimum_valid_fraction": case.model.data.minimum_valid_fraction} if case.model else {}
-        coarse = coarsen(case.truth_here(), scale, **kept)
+        coarse = coarsen(Field(case.truth_here()), scale, **kept).array
         notes = [_TRUTH_INSTEAD] if _MARK in case.fine.attrs else []
     else:
         coarse = with_dims_of(loaded_coords(coarse), case.grid)
         check_same_times(case.fine, coarse, case.grid, what="coarse")
         check_units(coarse, case.fine.attrs.get("units"), what="coarse", like="the scored field")
-        scale = ratio(coarse, case.fine) if scale is None else scale
+        scale = ratio(grid_of(coarse), case.grid) if scale is None else scale
         coarse, notes = on_blocks(coarse, case.grid, scale, case.model, regridded=_MARK in case.fine.attrs)
     location = model_location(case.model, case.grid, scale) if case.model else None
     surface, unusable = surface_of([case.fine, case.truth], case.grid, case.model, location)
