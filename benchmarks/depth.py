@@ -18,7 +18,7 @@ import xarray as xr
 __all__ = ["DERIVATIONS", "Trace", "traced"]
 
 # Functions that find out what a DataArray is, by qualified name: those of any build, so that two can be compared.
-DERIVATIONS = ("grid_of", "find_axes", "TimeAxes.of", "Field.of")
+DERIVATIONS = ("grid_of", "grid_along", "find_axes", "TimeAxes.of")
 
 
 @dataclass
