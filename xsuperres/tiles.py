@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["AxisPlan", "Window", "map_tiles", "split", "windows"]
+__all__ = ["AxisPlan", "Window", "map_tiles", "plane_plans", "split", "windows"]
 
 TileFunction = Callable[..., np.ndarray]
 Piece = tuple[int, int, int]  # chunk, start, stop
@@ -53,6 +53,11 @@ class AxisPlan:
         if self.consumed or self.count is not None:
             return slice(None)
         return slice(window.before * self.scale, (window.before + window.core) * self.scale)
+
+
+def plane_plans(ndim: int, periodic: tuple[bool, bool], halo: int, scale: int) -> list[AxisPlan]:
+    """Return the tiling of data (..., y, x): a halo on y and x, which wraps where the axis is periodic."""
+    return [AxisPlan()] * (ndim - 2) + [AxisPlan((halo, halo), wraps, scale) for wraps in periodic]
 
 
 @dataclass(frozen=True)

@@ -187,10 +187,10 @@ def test_a_window_that_crosses_initial_times_shows(models, forecast, monkeypatch
     """The negative control: with windows along initial times another forecast is felt, and the numbers are others."""
     right = forecast.sr.downscale(models(3))
 
-    def crossed(da, time, model):
+    def crossed(field, model):
         return xr.Variable(("step", "time", "column"), np.zeros((5, 3, 1)))
 
-    monkeypatch.setattr(layout, "_told", crossed)
+    monkeypatch.setattr(layout, "_step_features", crossed)
     assert felt(models(3), forecast)[2, 0, 2]
     assert (np.abs(forecast.sr.downscale(models(3)) - right).max(("latitude", "longitude")) > 0.01).any()
 

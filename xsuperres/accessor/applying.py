@@ -188,9 +188,9 @@ def downscale_to_zarr(
     >>> fine.shape, fine.chunks is not None
     ((6, 16, 24), True)
     """
-    from xsuperres.inference.archive import write
     from xsuperres.inference.devices import Execution
     from xsuperres.inference.plan import Options
+    from xsuperres.inference.store import write
 
     options = Options(
         members=members,

@@ -16,7 +16,16 @@ import xarray as xr
 
 from xsuperres.errors import GridError
 
-__all__ = ["SAME_CELL", "Axis", "check_divisible", "locate", "make_axis", "stored_cells", "wrap_longitude"]
+__all__ = [
+    "SAME_CELL",
+    "Axis",
+    "check_divisible",
+    "locate",
+    "lonlat_names",
+    "make_axis",
+    "stored_cells",
+    "wrap_longitude",
+]
 
 Kind = Literal["latitude", "longitude", "other"]
 
@@ -357,3 +366,15 @@ def locate(stored: Axis, wanted: Axis, scale: int = 1) -> np.ndarray | None:
     index = int(hits[0]) + np.arange(count)
     crosses = any(index[0] < at <= index[-1] for at in stored.breaks)
     return None if crosses else index % stored.size
+
+
+def lonlat_names(coords: xr.Dataset, dims: tuple[str, str]) -> tuple[str, str] | None:
+    """Return the names of the 2-D longitude and latitude among `coords`, if both are there."""
+    found = {}
+    for which in ("longitude", "latitude"):
+        for name, variable in coords.variables.items():
+            told = (variable.attrs.get("standard_name"), str(name), variable.attrs.get("long_name"))
+            if set(variable.dims) == set(dims) and {which, which[:3]} & {str(t).lower() for t in told}:
+                found[which] = str(name)
+                break
+    return (found["longitude"], found["latitude"]) if len(found) == 2 else None

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from xsuperres.fields.axes import SAME_CELL, Axis, wrap_longitude
-from xsuperres.fields.sphere import lonlat_names, unit_vectors
+from xsuperres.fields.axes import SAME_CELL, Axis, lonlat_names, wrap_longitude
+from xsuperres.fields.sphere import unit_vectors
 
 if TYPE_CHECKING:
     from xsuperres.fields.grid import Grid

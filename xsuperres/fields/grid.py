@@ -131,7 +131,7 @@ class Grid:
         return variable.isel({self.y.dim: self.y.order, self.x.dim: self.x.order})
 
     def restored(self, da: V, dims: tuple[Hashable, ...]) -> V:
-        """Return a canonical array or variable, on this grid or a refined one, in the user's orientation and order of dims."""
+        """Return canonical data, on this grid or a refined one, in the user's orientation and order of dims."""
         flips = {axis.dim: slice(None, None, -1) for axis in (self.y, self.x) if axis.flipped}
         return da.isel(flips).transpose(*dims)
 

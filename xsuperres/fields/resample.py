@@ -16,7 +16,7 @@ from xsuperres.errors import GridError
 from xsuperres.fields.checks import is_lazy
 from xsuperres.fields.field import Field
 from xsuperres.fields.grid import Grid, check_scale, grid_of, named_like
-from xsuperres.tiles import AxisPlan, Window, map_tiles
+from xsuperres.tiles import Window, map_tiles, plane_plans
 
 __all__ = [
     "coarsen",
@@ -25,7 +25,6 @@ __all__ = [
     "fine_part",
     "interpolate",
     "interpolate_array",
-    "plane_plans",
 ]
 
 
@@ -91,12 +90,6 @@ def _interpolate_block(block: np.ndarray, scale: int, method: str) -> np.ndarray
     return fine.reshape(*lead, ny * scale, nx * scale).numpy().astype(block.dtype)
 
 
-def plane_plans(ndim: int, grid: Grid, halo: int, scale: int) -> list[AxisPlan]:
-    """Return the tiling of canonical data (..., y, x): a halo on y and x, wrap on a periodic x."""
-    plane = [AxisPlan((halo, halo), axis.periodic, scale) for axis in (grid.y, grid.x)]
-    return [AxisPlan()] * (ndim - 2) + plane
-
-
 def interpolate(
     field: Field, scale: int, *, method: str = "bicubic", like: xr.DataArray | xr.Dataset | None = None
 ) -> Field:
@@ -113,7 +106,7 @@ def interpolate(
     data = map_tiles(
         refine,
         values.data,
-        plane_plans(values.ndim, coarse, reach, scale),
+        plane_plans(values.ndim, (coarse.y.periodic, coarse.x.periodic), reach, scale),
         dtype=values.dtype,
         name="interpolate",
         token=(method, scale),

@@ -12,21 +12,11 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from xsuperres.fields.axes import lonlat_names
+
 Change = Callable[[np.ndarray], np.ndarray]
 
-__all__ = ["coarsen_lonlat", "lonlat_names", "refine_lonlat", "unit_vectors"]
-
-
-def lonlat_names(coords: xr.Dataset, dims: tuple[str, str]) -> tuple[str, str] | None:
-    """Return the names of the 2-D longitude and latitude among `coords`, if both are there."""
-    found = {}
-    for which in ("longitude", "latitude"):
-        for name, variable in coords.variables.items():
-            told = (variable.attrs.get("standard_name"), str(name), variable.attrs.get("long_name"))
-            if set(variable.dims) == set(dims) and {which, which[:3]} & {str(t).lower() for t in told}:
-                found[which] = str(name)
-                break
-    return (found["longitude"], found["latitude"]) if len(found) == 2 else None
+__all__ = ["coarsen_lonlat", "refine_lonlat", "unit_vectors"]
 
 
 def coarsen_lonlat(coords: xr.Dataset, dims: tuple[str, str], scale: int) -> xr.Dataset:

@@ -131,7 +131,7 @@ def on_domain(model: SRModel, grid: Grid, static: StaticLike | None) -> tuple[SR
             "static= takes a Dataset or DataArray with the fine fields of the data's domain; names alone do not say "
             f"where they are, got {static!r}."
         )
-    fields = static_fields(static, model.static)
+    fields = {n: Field(f.array.reset_coords(drop=True)) for n, f in static_fields(static, model.static).items()}
     fine = grid.refine(model.scale)
     if fields:
         first = next(iter(fields.values())).grid

@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from xsuperres.errors import DataError, XSuperResWarning
+from xsuperres.errors import DataError, XSuperResWarning, warn
 from xsuperres.fields.grid import Location
 from xsuperres.inference.tally import Label, Limits, Tally, tallied
 from xsuperres.inference.workers import connected_client
@@ -240,7 +240,7 @@ def check_now(way: CheckRange, model: SRModel, values: np.ndarray, location: Loc
     said = _said(limits.labels, tally, alarming)
     if way == "raise":
         raise DataError(f"{said}{_STRICT}")
-    warn_everywhere(f"{said}check_range='ignore'.", stacklevel=6)
+    warn(f"{said}check_range='ignore'.")
 
 
 def _said(labels: Sequence[Label], tally: Tally, alarming: np.ndarray, *, of: str = "") -> str:
@@ -317,8 +317,8 @@ def _worker() -> Any:
 def warn_everywhere(message: str, stacklevel: int) -> None:
     """Warn here, and in a task of a distributed worker its clients too."""
     if "distributed" in sys.modules:
-        from distributed import warn
+        import distributed
 
-        warn(message, XSuperResWarning, stacklevel)
+        distributed.warn(message, XSuperResWarning, stacklevel)
     else:
         warnings.warn(message, XSuperResWarning, stacklevel)

@@ -17,12 +17,11 @@ from xsuperres.errors import ConfigError, warn
 from xsuperres.fields.checks import is_lazy
 from xsuperres.fields.field import Field
 from xsuperres.fields.grid import Grid
-from xsuperres.fields.resample import plane_plans
 from xsuperres.fields.stack import stack
 from xsuperres.fields.times import alike
 from xsuperres.inference.tile import Tile
 from xsuperres.model.artefact import SRModel
-from xsuperres.tiles import AxisPlan, map_tiles, split
+from xsuperres.tiles import AxisPlan, map_tiles, plane_plans, split
 
 __all__ = ["MEMBER", "Layout"]
 
@@ -88,7 +87,7 @@ class Layout:
     def plans(self) -> list[AxisPlan]:
         """Return how the axes are tiled."""
         model = self.model
-        plans = plane_plans(len(self.dims), self.grid, model.reach, model.scale)
+        plans = plane_plans(len(self.dims), (self.grid.y.periodic, self.grid.x.periodic), model.reach, model.scale)
         if model.spec.time_window is not None:
             plans[-3] = AxisPlan(halo=model.time_halo, consumed=True)
         if self.members is not None:

@@ -250,7 +250,7 @@ def _as_target(field: Field, target: Target) -> Field:
 def _named_predictors(predictors: PredictorsLike | None, model: SRModel) -> tuple[Field, ...]:
     """Return the predictors that the model was trained with, in its order, as the user passed them."""
     names = [str(predictor.variable.name) for predictor in model.predictors]
-    fields = named_predictors(predictors)
+    fields = {} if predictors is None else named_predictors(predictors)
     missing = [name for name in names if name not in fields]
     if missing:
         raise DataError(

@@ -7,13 +7,12 @@ Blocks of the result cover whole stored chunks, regions cover whole blocks. Labe
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import xarray as xr
 
-from xsuperres.errors import XSuperResWarning
+from xsuperres.errors import warn
 from xsuperres.fields.field import Field
 from xsuperres.model.artefact import SRModel
 from xsuperres.tiles import split
@@ -74,12 +73,10 @@ def _check_reads(
     reads = math.prod(times)
     if reads > scale**2:
         along = [str(dim) for dim, often in zip(dims, times, strict=True) if often > 1]
-        warnings.warn(
+        warn(
             f"Chunks of the coarse data reach over {reads} regions along {along}, and are read again for each. Store "
             f"the data in smaller chunks along {along}, or pass a memory_budget of up to {reads * budget / 2**20:.0f} "
-            "MiB.",
-            XSuperResWarning,
-            stacklevel=4,
+            "MiB."
         )
 
 

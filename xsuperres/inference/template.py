@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import json
 import math
-import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from xsuperres.errors import ConfigError, DataError, XSuperResWarning, unknown_name
+from xsuperres.errors import ConfigError, DataError, unknown_name, warn
 from xsuperres.fields.checks import is_lazy
 from xsuperres.fields.grid import find_axes
 from xsuperres.inference.journal import IDENTITY
@@ -132,12 +131,10 @@ def _check_size(fine: xr.Dataset, encoding: Encoding, blocks: Mapping[str, int],
     fields = fields_of(fine)
     size = math.prod(blocks.values()) * sum(da.dtype.itemsize for da in fields)
     if size > budget and any({"chunks", "shards"} & set(encoding.get(da.name, ())) for da in fields):
-        warnings.warn(
+        warn(
             f"Regions cover whole stored chunks of all variables: with this encoding at least {dict(blocks)}, "
             f"{size / 2**20:.0f} MiB, {size / budget:.0f} times the memory_budget. Give the variables equal or smaller "
-            "chunks, or a larger memory_budget.",
-            XSuperResWarning,
-            stacklevel=5,
+            "chunks, or a larger memory_budget."
         )
 
 
