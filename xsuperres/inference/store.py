@@ -116,7 +116,9 @@ def _labelled(stored: xr.Variable, like: xr.DataArray, fine: xr.Dataset) -> xr.D
     """Return a stored field with the labels of `like`; names of other variables stay where `like` has them."""
     da = like.copy(deep=False, data=stored.data)
     rest = {name: coordinate for name, coordinate in like.coords.items() if name not in like.indexes}
-    da = da.assign_coords({name: c.variable.copy(deep=False, data=fine.variables[name].values) for name, c in rest.items()})
+    da = da.assign_coords(
+        {name: c.variable.copy(deep=False, data=fine.variables[name].values) for name, c in rest.items()}
+    )
     for mine, theirs, other in ((da.attrs, like.attrs, stored.attrs), (da.encoding, like.encoding, stored.encoding)):
         names = {key: theirs[key] for key in _REFERENCES if key in theirs}
         mine.clear()
