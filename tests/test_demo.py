@@ -25,7 +25,7 @@ NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 def folder(tmp_path_factory):
     """Run the demo with few steps; its skill is measured by ``make demo`` itself."""
     folder = tmp_path_factory.mktemp("demo")
-    demo.main(["--output", str(folder), "--steps", "60", "--quiet"])
+    demo.main(["--output", str(folder), "--steps", "20", "--quiet"])
     return folder
 
 
@@ -45,7 +45,7 @@ def test_demo_score(folder):
     record = json.loads((folder / "score.json").read_text())
     assert {"network", "bilinear", "bicubic", "lapse", "static_regression"} <= set(record["rmse"])
     assert {"ratio_to_bicubic", "cpu_seconds", "wall_seconds", "steps", "seed", "versions"} <= set(record)
-    assert record["steps"] == 60
+    assert record["steps"] == 20
     assert record["ratio_to_bicubic"] == pytest.approx(record["rmse"]["network"] / record["rmse"]["bicubic"])
     # Even so few steps do not fall behind the linear baseline that training starts from.
     assert record["rmse"]["network"] < 1.005 * record["rmse"]["static_regression"] < record["rmse"]["bicubic"]

@@ -6,7 +6,7 @@ import dask
 import numpy as np
 import pytest
 import xarray as xr
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import xsuperres as xsr
@@ -132,6 +132,7 @@ def test_another_mapping_is_another_place(changes):
 # 2-D latitudes and longitudes
 
 
+@settings(max_examples=30)
 @given(
     st.integers(0, 5),
     st.tuples(st.floats(-0.9, 0.9), st.floats(-0.9, 0.9)),
@@ -150,6 +151,7 @@ def test_one_rotated_pole_is_one_place_on_any_cells(first, shift, size, pole, dt
     assert displaced(grid_of(field), grid_of(field).coarsen(4)) is None
 
 
+@settings(max_examples=30)
 @given(st.floats(0.3, 40.0), st.sampled_from([-1, 1]), st.booleans(), st.floats(-0.5, 0.5))
 def test_another_pole_is_told_from_2d_coordinates_alone(degrees, sign, meridian, shift):
     """As soon as cells are elsewhere by more than a tenth of their size."""

@@ -8,7 +8,7 @@ import dask
 import numpy as np
 import pytest
 import xarray as xr
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import xsuperres as xsr
@@ -277,6 +277,7 @@ class TestConservation:
         assert covered(grid(np.arange(40.0, 91.0), lon), grid(np.arange(60.5, 90.0), lon))
 
 
+@settings(max_examples=40)
 @given(
     st.integers(0, 10**6),
     st.sampled_from(["0..360", "-180..180", "350..370"]),

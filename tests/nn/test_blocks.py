@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from covering import covering
 from torch.nn import functional as F
 
 from xsuperres.config import NetworkConfig
@@ -23,10 +24,9 @@ def test_convolutions_keep_the_size_and_see_zero_beyond_the_edge(size, reinitial
     assert conv(x).shape == (2, 3, 6, 8)
 
 
-@pytest.mark.parametrize("size", [1, 3, 5])
-@pytest.mark.parametrize("outputs", [1, 2, 3])
-@pytest.mark.parametrize("plane", [(6, 8), (1, 5), (2, 1)])
-@pytest.mark.parametrize("batch", [0, 1, 3])
+@pytest.mark.parametrize(
+    ("size", "outputs", "plane", "batch"), covering([1, 3, 5], [1, 2, 3], [(6, 8), (1, 5), (2, 1)], [0, 1, 3])
+)
 def test_the_convolution_to_the_outputs_is_that_of_torch(size, outputs, plane, batch, reinitialise):
     conv = OutputConv(4, outputs, size=size)
     reinitialise(conv)

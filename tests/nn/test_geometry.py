@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from covering import covering
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -91,9 +92,7 @@ def touched(gradient: torch.Tensor, axis: int, origin: int = 0) -> Interval:
     return Interval(int(cells.min()), int(cells.max()) + 1)
 
 
-@pytest.mark.parametrize("axis", [2, 3])
-@pytest.mark.parametrize("out", [(0, 1), (0, 2), (-2, 3)])
-@pytest.mark.parametrize("name", BLOCKS)
+@pytest.mark.parametrize(("name", "out", "axis"), covering(list(BLOCKS), [(0, 1), (0, 2), (-2, 3)], [2, 3]))
 def test_blocks_declare_their_support(name, out, axis, reinitialise):
     block = BLOCKS[name].double()
     reinitialise(block, positive=True)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from covering import covering
 from torch.nn import functional as F
 
 import xsuperres as xsr
 from xsuperres.config import NetworkConfig
 from xsuperres.errors import ConfigError, ModelFileError, UnknownNameError, XSuperResWarning
+from xsuperres.nn.backbones import BACKBONES
 from xsuperres.nn.geometry import Block, Chain
 from xsuperres.nn.layers import (
     ACTIVATIONS,
@@ -22,6 +24,7 @@ from xsuperres.nn.layers import (
     normalization,
     output_activations,
 )
+from xsuperres.nn.network import NetworkSpec, build_network
 from xsuperres.nn.place import Place, at, here
 from xsuperres.settings import FitSettings
 from xsuperres.testing import toy_field
@@ -124,21 +127,23 @@ def test_no_name_is_no_layer():
 # in networks
 
 
-@pytest.mark.parametrize("backbone", ["conv", "residual", "dense", "convnext", "unet"])
 @pytest.mark.parametrize(
-    "parts",
-    [
-        {"normalization": "batch"},
-        {"normalization": "layer", "activation": "leaky_relu"},
-        {"normalization": "group", "separable": True},
-        {"attention": "local", "dropout": "vanilla"},
-    ],
+    ("backbone", "normal", "focus", "drop", "separable"),
+    covering(list(BACKBONES), [None, *NORMALIZATION], [None, "local"], [None, *DROPOUT], [False, True]),
 )
-def test_parts_tile_and_are_saved(globe, check, tmp_path, backbone, parts):
-    tiny = {"width": 8, "depth": 1, "head_width": 4} | parts
+def test_parts_tile_and_are_saved(check, tmp_path, backbone, normal, focus, drop, separable):
+    """On a globe that two tiles go around, each larger than the halo."""
+    parts = {"normalization": normal, "attention": focus, "dropout": drop, "separable": separable}
+    tiny = {"width": 8, "depth": 1, "head_width": 4, "activation": "leaky_relu"} | parts
+    spec = NetworkSpec(
+        backbone=backbone, upsampling="subpixel", scale=2, inputs=2, statics=2, config=NetworkConfig(**tiny)
+    )
+    halo = build_network(spec).reach
+    globe = toy_field(time=4, y=24, x=4 * (halo + 1), periodic=True)
     model = globe.sr.fit(2, backbone=backbone, upsampling="subpixel", network=tiny, **OPTIONS)
     coarse = globe.sr.coarsen(2)
-    out = check.chunked_equals_whole(model, coarse, {"time": 4, "lat": 12, "lon": 12})
+    assert model.halo == halo
+    out = check.chunked_equals_whole(model, coarse, {"time": 2, "lon": halo + 1})
     model.save(tmp_path / "model.safetensors")
     np.testing.assert_array_equal(coarse.sr.downscale(tmp_path / "model.safetensors"), out)
     check.rolling_commutes(model, coarse, 7)
@@ -168,13 +173,13 @@ def test_statistics_of_batch_normalisation_belong_to_the_averaged_weights(globe,
     from xsuperres import fitting
 
     kept = {}
-    true_train = fitting.train
+    true_loop = fitting.Loop
 
     def spy(network, reader, *args, **options):
         kept["reader"] = reader
-        return true_train(network, reader, *args, **options)
+        return true_loop(network, reader, *args, **options)
 
-    monkeypatch.setattr(fitting, "train", spy)
+    monkeypatch.setattr(fitting, "Loop", spy)
     model = fit(globe, normalization="batch")
     layers = [m for m in model.network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     before = [(layer.running_mean.clone(), layer.running_var.clone()) for layer in layers]
