@@ -97,7 +97,7 @@ def test_demo_maps_have_six_panels_shared_scales_and_labels(folder):
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_runs(path):
-    """Every cell runs, on a quarter of the data and cut short: the outputs that are committed came from the full one."""
+    """Every cell runs, on a quarter of the data and cut short: the committed outputs came from the full run."""
     notebook = nbformat.read(path, as_version=4)
     for cell in notebook.cells:
         for full, short in CUT_SHORT.items():
