@@ -129,9 +129,10 @@ def survive(folder: Path, stores: int, seed: int) -> dict[str, Any]:
 
 
 def _done(store: Path) -> int | None:
-    """Return how many blocks were done when the writer was killed; None before or after the record of that."""
-    path = store / "xsuperres_journal" / "zarr.json"
-    return json.loads(path.read_text())["attributes"]["done"] if path.exists() else None
+    """Return how many blocks were done when the writer was killed; None before or after there is a record of that."""
+    path = store / "zarr.json"
+    record = json.loads(path.read_text())["attributes"].get("xsuperres_record") if path.exists() else None
+    return None if record is None else json.loads(record)["done"]
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -21,12 +21,12 @@ import xarray as xr
 from hypothesis import Phase, settings
 
 import xsuperres as xsr
-from xsuperres.config import DataConfig, OptimizationConfig
+from xsuperres.config import DataConfig, NetworkConfig, OptimizationConfig
 from xsuperres.errors import ModelFileError, XSuperResWarning
-from xsuperres.fields.channels import Channels
 from xsuperres.fields.field import Field
 from xsuperres.fields.grid import grid_of
 from xsuperres.fields.stack import stack
+from xsuperres.model.features import plain_channels
 from xsuperres.samples.blocks import FieldBlocks, Steps
 from xsuperres.samples.readers import Batch
 from xsuperres.testing import toy_field
@@ -346,27 +346,13 @@ def field_blocks(da: xr.DataArray, *, budget: int = 2**40, scale: int = 2, **dat
     )
 
 
-def bare_channels(gain: float) -> Channels:
-    """Return the channels of scaled fields without static ones, whose skip has an error of `gain`."""
-    return Channels(
-        mean=(0.0,),
-        sd=(1.0,),
-        climatology=None,
-        anomaly_sd=(1.0,),
-        contrast_sd=(1.0,),
-        contrast_radius=0,
-        masked=(),
-        calendar=False,
-        fine=np.zeros((0, 0, 0), np.float32),
-        correction=None,
-        has_skip=True,
-        gain=(gain,),
-    )
-
-
 def supervised_step(network: torch.nn.Module, gain: float, config: OptimizationConfig | None = None):
-    """Return the function (batch, rate) that takes a supervised step and returns its loss."""
-    step = SupervisedStep(network, bare_channels(gain), config or OptimizationConfig())
+    """Return the function (batch, rate) that takes a supervised step and returns its loss.
+
+    Fields are scaled already, there are no static ones, and the skip has an error of `gain`.
+    """
+    channels = plain_channels(DataConfig(), NetworkConfig(), gain=gain)
+    step = SupervisedStep(network, channels, config or OptimizationConfig())
 
     def take(batch: Batch, rate: float) -> torch.Tensor:
         (loss,) = step(batch, rate, 0.5).values()

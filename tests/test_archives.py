@@ -1,7 +1,8 @@
-"""Archives as a user has them: checked before anything is written, labelled as by `downscale`, given way to, shared."""
+"""Archives as a user has them: checked before anything is written, labelled as by `downscale`, one run's, shared."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -17,18 +18,20 @@ import zarr
 from zarr.storage import MemoryStore
 
 from xsuperres.errors import ConfigError, DataError, StoreError, XSuperResError, XSuperResWarning
-from xsuperres.inference import journal, store
+from xsuperres.inference import record, store
 from xsuperres.inference.tile import Tile
 from xsuperres.testing import toy_field
+
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+import kill
 
 FIELD = 28 * 36 * 4  # bytes of a fine field
 
 
 @pytest.fixture(autouse=True)
 def _small_regions(monkeypatch):
-    """Blocks of one field, regions of eight; no waiting."""
-    monkeypatch.setattr(store, "region_budget", lambda given: given or 8 * FIELD)
-    monkeypatch.setattr(journal, "_SETTLE", 0.0)
+    """Blocks of one field, regions of eight."""
+    monkeypatch.setattr(store, "region_budget", lambda memory_budget: memory_budget or 8 * FIELD)
 
 
 @pytest.fixture
@@ -93,34 +96,36 @@ def test_lazy_data_are_checked_for_their_range_as_they_are_computed(toy, tmp_pat
 
 
 def test_a_precision_that_the_device_has_not(toy, tmp_path):
-    """In memory it is refused before anything is written; lazy data, whose device is not known, may try another."""
+    """In memory it is refused before anything is written; lazy data are computed where the device may be another."""
     with pytest.raises(ConfigError, match="precision='fp16' is not there on 'cpu'"):
         stored(toy.coarse, tmp_path / "fine.zarr", toy.model, precision="fp16", device="cpu")
     assert not list(tmp_path.iterdir())
     lazy = toy.coarse.chunk(time=4)
     with pytest.raises(ConfigError, match="precision='fp16' is not there on 'cpu'"):
-        stored(lazy, tmp_path / "fine.zarr", toy.model, precision="fp16", device="cpu")
-    assert stored(lazy, tmp_path / "fine.zarr", toy.model).notnull().all()
+        stored(lazy, tmp_path / "half.zarr", toy.model, precision="fp16", device="cpu")
+    with pytest.raises(StoreError, match="precision='fp16', this run precision='fp32'.*delete that one"):
+        stored(lazy, tmp_path / "half.zarr", toy.model)
 
 
-# a place where nothing is done
+# whose a place is
 
 
 OTHER = {
-    "settings": (lambda c: c, {"mask": "input"}),
-    "data": (lambda c: c.copy(data=c.values + 1), {}),
-    "shape": (lambda c: c.isel(time=slice(0, 9)).astype("f8", keep_attrs=True), {}),
-    "blocks": (lambda c: c, {"encoding": {"tas": {"chunks": (5, 14, 36)}}}),
-    "an empty place expected": (lambda c: c, {"resume": False}),
+    "settings": (lambda c: c, {"mask": "input"}, "other settings"),
+    "data": (lambda c: c.copy(data=c.values + 1), {}, "other coarse data"),
+    "shape": (lambda c: c.isel(time=slice(0, 9)), {}, "names, shapes and dtypes"),
+    "encoding": (lambda c: c, {"encoding": {"tas": {"chunks": (5, 14, 36)}}}, "other settings"),
+    "an empty place expected": (lambda c: c, {"resume": False}, "resume=False expects an empty place"),
 }
 
 
-@pytest.mark.parametrize("place", ["folder", "memory"])
-@pytest.mark.parametrize(("change", "options"), OTHER.values(), ids=OTHER.keys())
-def test_a_run_of_which_no_region_is_done_gives_way(toy, tmp_path, monkeypatch, change, options, place):
-    place, clean = (tmp_path / "a.zarr", tmp_path / "b.zarr") if place == "folder" else (MemoryStore(), MemoryStore())
-    run = Tile.__call__
-    seen = []
+@pytest.fixture(params=["folder", "memory"])
+def nothing_done(toy, tmp_path, monkeypatch, request):
+    """An archive whose writer failed in its first region, and the store of one that did not."""
+    toy.place, clean = (
+        (tmp_path / "a.zarr", tmp_path / "b.zarr") if request.param == "folder" else (MemoryStore(), MemoryStore())
+    )
+    run, seen = Tile.__call__, []
 
     def failing(self, *blocks):
         seen.append(blocks)
@@ -131,10 +136,37 @@ def test_a_run_of_which_no_region_is_done_gives_way(toy, tmp_path, monkeypatch, 
     with monkeypatch.context() as broken:
         broken.setattr(Tile, "__call__", failing)
         with pytest.raises(RuntimeError, match="boom"):
-            stored(toy.coarse.assign_attrs(title="old").chunk(time=1), place, toy.model)
-    fine = stored(change(toy.coarse), place, toy.model, **options)
-    xr.testing.assert_identical(fine.compute(), stored(change(toy.coarse), clean, toy.model, **options).compute())
-    assert "title" not in fine.attrs
+            stored(toy.coarse.chunk(time=1), toy.place, toy.model)
+    stored(toy.coarse.chunk(time=1), clean, toy.model)
+    toy.contents = lambda: objects(toy.place)
+    toy.whole = objects(clean)
+    return toy
+
+
+def objects(place) -> dict[str, bytes]:
+    if isinstance(place, MemoryStore):
+        return {name: value.to_bytes() for name, value in place._store_dict.items()}
+    return kill.contents(place)
+
+
+@pytest.mark.parametrize(("change", "options", "told"), OTHER.values(), ids=OTHER.keys())
+def test_a_run_keeps_its_place_before_anything_is_done(nothing_done, change, options, told):
+    """Another one is told whose it is, and changes nothing; the run itself goes on."""
+    before = nothing_done.contents()
+    with pytest.raises(StoreError, match=f"{told}.* delete (that one|it)"):
+        stored(change(nothing_done.coarse), nothing_done.place, nothing_done.model, **options)
+    assert nothing_done.contents() == before
+    stored(nothing_done.coarse, nothing_done.place, nothing_done.model)
+    assert not kill.difference(nothing_done.contents(), nothing_done.whole)
+
+
+def test_a_run_goes_on_in_its_own_blocks(nothing_done):
+    """Whatever the chunks of the data are now, and with another budget."""
+    with pytest.warns(XSuperResWarning, match="reach over") as _:
+        stored(
+            nothing_done.coarse.chunk(time=24, lat=9), nothing_done.place, nothing_done.model, memory_budget=3 * FIELD
+        )
+    assert not kill.difference(nothing_done.contents(), nothing_done.whole)
 
 
 # finished ones
@@ -147,6 +179,35 @@ def test_a_copy_of_a_part_is_no_archive(toy, tmp_path):
     for name, found in (("part", "'time': 3"), ("none", "of {}")):
         with pytest.raises(StoreError, match=f"has the mark of an archive, but 'tas' .*{found}.*a part of one"):
             stored(toy.coarse, tmp_path / f"{name}.zarr", toy.model)
+
+
+def test_a_finished_archive_without_consolidated_metadata(toy, tmp_path):
+    """Whoever took them out finds the same archive, as it is."""
+    fine = stored(toy.coarse, tmp_path / "fine.zarr", toy.model)
+    root = json.loads((tmp_path / "fine.zarr" / "zarr.json").read_text())
+    del root["consolidated_metadata"]
+    (tmp_path / "fine.zarr" / "zarr.json").write_text(json.dumps(root))
+    before = kill.contents(tmp_path / "fine.zarr")
+    xr.testing.assert_identical(stored(toy.coarse, tmp_path / "fine.zarr", toy.model), fine)
+    assert kill.contents(tmp_path / "fine.zarr") == before
+
+
+def test_a_finished_archive_is_read_once(toy, tmp_path, monkeypatch):
+    """Its root, and nothing is written, not even in memory; then xarray opens it."""
+    stored(toy.coarse, tmp_path / "fine.zarr", toy.model)
+    with monkeypatch.context() as broken:
+        broken.setattr(xr.Dataset, "to_zarr", None)
+        opened, read, get = [], [], zarr.storage.LocalStore.get
+        true_open = xr.open_zarr
+
+        async def watched(self, key, *others, **options):
+            read.append(key)
+            return await get(self, key, *others, **options)
+
+        broken.setattr(zarr.storage.LocalStore, "get", watched)
+        broken.setattr(xr, "open_zarr", lambda *places, **options: opened.append(1) or true_open(*places, **options))
+        stored(toy.coarse, tmp_path / "fine.zarr", toy.model)
+    assert opened == [1] and set(read) == {"zarr.json"} and len(read) <= 4
 
 
 def test_the_order_of_predictors_and_others_do_not_matter(tmp_path):
@@ -258,6 +319,12 @@ def writer(toy, tmp_path):
     return SimpleNamespace(start=start, coarse=coarse, place=tmp_path / "fine.zarr")
 
 
+def done_in(place: Path) -> int:
+    """Return how many blocks of an unfinished archive are done, 0 where nothing is begun."""
+    root = place / "zarr.json"
+    return record.Root.of(root.read_bytes()).progress.done if root.exists() else 0
+
+
 def wait_for(condition, seconds: float = 90.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
@@ -274,7 +341,7 @@ def test_two_processes_at_once(writer, toy, check):
     os.kill(first.pid, signal.SIGSTOP)  # it holds the lock, and is in no hurry
     _, told = second.communicate(timeout=120)
     assert second.returncode == 1
-    assert f"StoreError: '{writer.place}' is being written by process {first.pid}" in told
+    assert f"StoreError: '{writer.place}' is being written by another process" in told
     os.kill(first.pid, signal.SIGCONT)
     assert first.wait(120) == 0, first.stderr.read()
     fine = stored(writer.coarse.chunk(time=1), writer.place, toy.model)
@@ -285,19 +352,17 @@ def test_two_processes_at_once(writer, toy, check):
 def test_a_client_that_is_killed_while_its_cluster_writes(writer, toy, check):
     """Workers that outlive it may still write a region that does not count; the next run writes it again."""
     process = writer.start("cluster")
-    record = writer.place / journal.RECORD
-    wait_for(lambda: record.exists() and '"done": 0' not in record.read_text())
+    wait_for(lambda: done_in(writer.place))
     os.kill(process.pid, signal.SIGKILL)
     process.wait(60)
-    done = journal.Journal.find(zarr.storage.LocalStore(writer.place)).entries["done"]
-    assert 8 <= done < 480
+    assert 8 <= done_in(writer.place) < 480
     fine = stored(writer.coarse.chunk(time=1), writer.place, toy.model)
     check.same_numbers(fine, writer.coarse.sr.downscale(toy.model), toy.model.scaling.sd)
 
 
 @pytest.mark.slow
 def test_a_worker_that_lacks_what_the_model_needs(toy, tmp_path, monkeypatch):
-    """The error of the worker reaches the user, nothing counts as done, and the place is free for the next run."""
+    """The error of the worker reaches the user, nothing counts as done, and the same call goes on."""
     from distributed import Client, LocalCluster
 
     options = {"n_workers": 1, "threads_per_worker": 1, "dashboard_address": None}
@@ -305,4 +370,5 @@ def test_a_worker_that_lacks_what_the_model_needs(toy, tmp_path, monkeypatch):
         client.run(lambda: __import__("sys").modules.update({"safetensors": None, "safetensors.torch": None}))
         with pytest.raises((ImportError, XSuperResError), match="safetensors"):
             stored(toy.coarse, tmp_path / "fine.zarr", toy.model)
-    assert stored(toy.coarse, tmp_path / "fine.zarr", toy.model, mask="input").notnull().all()
+    assert done_in(tmp_path / "fine.zarr") == 0
+    assert stored(toy.coarse, tmp_path / "fine.zarr", toy.model).notnull().all()

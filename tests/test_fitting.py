@@ -296,13 +296,13 @@ def test_full_fields_of_a_domain_with_a_gap(monkeypatch):
 
     wide = toy_field(time=2, y=8, x=40)
     cut = xr.concat([wide.isel(lon=slice(0, 12)), wide.isel(lon=slice(24, 40))], "lon")
-    plans, true_train = [], fitting.train
+    plans, true_loop = [], fitting.Loop
 
     def spy(network, reader, *args, **options):
         plans.append(reader.plan)
-        return true_train(network, reader, *args, **options)
+        return true_loop(network, reader, *args, **options)
 
-    monkeypatch.setattr(fitting, "train", spy)
+    monkeypatch.setattr(fitting, "Loop", spy)
     try:
         fit(cut, sampling={"patch_size": None, "batch_size": 1})
     except (ConfigError, GridError):
@@ -504,13 +504,13 @@ def test_flips_of_a_component_with_gaps_leave_the_mask_as_it_is(fine, monkeypatc
 
     wind = (with_sea(fine) - 285).assign_attrs(fine.attrs | {"standard_name": "eastward_wind", "units": "m s-1"})
     masks = []
-    true_train = fitting.train
+    true_loop = fitting.Loop
 
     def spy(network, reader, *args, **options):
         masks.extend(batch.coarse[:, -1] for batch in reader.batches(0))
-        return true_train(network, reader, *args, **options)
+        return true_loop(network, reader, *args, **options)
 
-    monkeypatch.setattr(fitting, "train", spy)
+    monkeypatch.setattr(fitting, "Loop", spy)
     fit(wind, sampling={"flip": ("x",), "flip_sign": ("x",)}, data={"domain": "open"})
     assert set(torch.cat(masks).unique().tolist()) == {0.0, 1.0}
 

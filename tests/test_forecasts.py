@@ -50,13 +50,13 @@ def forecast(truth) -> xr.DataArray:
 def trained_on(monkeypatch):
     """Return what `fit` was given to train on: (samples, windows or None) of its reader."""
     seen = []
-    true_train = fitting.train
+    true_loop = fitting.Loop
 
     def spy(network, reader, *args, **kwargs):
         seen.append(reader._prepared(0))
-        return true_train(network, reader, *args, **kwargs)
+        return true_loop(network, reader, *args, **kwargs)
 
-    monkeypatch.setattr(fitting, "train", spy)
+    monkeypatch.setattr(fitting, "Loop", spy)
     return seen
 
 

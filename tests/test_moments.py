@@ -8,6 +8,7 @@ import xarray as xr
 
 from xsuperres.config import DataConfig
 from xsuperres.errors import DataError, StaticFieldError
+from xsuperres.fields.stages import Bounds
 from xsuperres.model.file import model_from_bytes, model_to_bytes
 from xsuperres.testing import toy_field
 
@@ -106,7 +107,7 @@ def test_what_cannot_be_negative_is_not():
 )
 def test_bounds_are_asked_for_or_told_by_name_and_data(field, data, expected):
     model = field.sr.fit(2, data=data, **QUICK)
-    assert model.targets[0].bounds == model.channels.bounds[0] == expected
+    assert model.targets[0].bounds == model.channels.find(Bounds).limits[0] == expected
     fine = field.sr.coarsen(2).sr.downscale(model)
     low, high = expected
     assert low is None or float(fine.min()) >= low

@@ -340,7 +340,7 @@ def test_variables_and_predictors_in_chunks(check, reinitialise, window, missing
         beside = predictor.chunk(time=2, lat=5) if lazy_predictor else predictor
         lazy = coarse.chunk(chunks).sr.downscale(model, predictors=beside)
         parts = lazy.compute(scheduler="synchronous")
-    for name, sd in zip(("tas", "dew"), model.channels.sd, strict=False):
+    for name, sd in zip(("tas", "dew"), model.channels.scale.sd, strict=False):
         assert lazy[name].chunks is not None and parts[name].dtype == coarse[name].dtype
         check.same_numbers(parts[name], whole[name], sd)
 

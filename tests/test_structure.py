@@ -423,7 +423,7 @@ def test_all_that_is_imported_is_declared(settings):
     extras = {name: set(requirements(text)) for name, text in settings["options.extras_require"].items()}
     rooms = dict.fromkeys(("plots", "canvas", "demo"), "viz")
     rooms |= dict.fromkeys(("devices", "guard", "plugin", "workers"), "distributed")
-    rooms |= dict.fromkeys(("store", "journal", "place", "template"), "io")
+    rooms |= dict.fromkeys(("store", "record", "claimed", "target", "template"), "io")
     known = core | set(sys.stdlib_module_names) | {"xsuperres", "pandas"}
     for path, tree in TREES.items():
         may = known | (extras[rooms[Path(path).stem]] if Path(path).stem in rooms else set())

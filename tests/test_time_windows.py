@@ -186,14 +186,14 @@ def test_training_windows_stay_in_their_segment(fine, monkeypatch):
     seen = []
     from xsuperres import fitting
 
-    true_train = fitting.train
+    true_loop = fitting.Loop
 
     def spy(network, reader, *args, **options):
         block = reader._prepared(0)
         seen.append(block.windows)
-        return true_train(network, reader, *args, **options)
+        return true_loop(network, reader, *args, **options)
 
-    monkeypatch.setattr(fitting, "train", spy)
+    monkeypatch.setattr(fitting, "Loop", spy)
     with pytest.warns(XSuperResWarning, match="1 gap"):
         fit(gap, time_window=3)
     assert seen[0].tolist() == [[0, 0, 0], [0, 0, 1], [0, 1, 2], [3, 3, 3], [3, 3, 4], [3, 4, 5]]

@@ -34,7 +34,7 @@ _HOMES = {
     "load_model": "model.file",
     "plot_history": "verify.plots",
     "plot_maps": "verify.plots",
-    "score_table": "verify.report",
+    "score_table": "verify.score_table",
     "set_options": "options",
     "testing": "",
     "tutorial": "",

@@ -20,7 +20,7 @@ from xsuperres.model.artefact import SRModel
 from xsuperres.samples.holdout import cut_band
 from xsuperres.verify import plots
 from xsuperres.verify.baselines import baseline_fields
-from xsuperres.verify.report import score_table
+from xsuperres.verify.score_table import score_table
 
 __all__ = ["main", "score_record"]
 

@@ -18,24 +18,22 @@ import xarray as xr
 from xsuperres.config import SamplingConfig
 from xsuperres.errors import DataError, XSuperResWarning
 from xsuperres.fields.components import mirror_signs
-from xsuperres.fields.static import StaticLike, fit_static_scaling
+from xsuperres.fields.static import StaticLike, fit_static_scaling, static_channels
 from xsuperres.inference.devices import choose_device
 from xsuperres.inference.validation import Validator
 from xsuperres.material import Material, Sources, gathered, network_spec, other_blocks
-from xsuperres.model.artefact import Input, SRModel, TrainingRecord
+from xsuperres.model.artefact import SRModel, TrainingRecord
 from xsuperres.model.datasets import plain
+from xsuperres.model.features import channels_of
 from xsuperres.model.table import activate as activate_model
 from xsuperres.model.table import remember
 from xsuperres.moments import fitted_parts
-from xsuperres.nn.discriminator import build_discriminator, discriminator_spec
 from xsuperres.nn.network import build_network
 from xsuperres.samples.plan import WindowPlan
 from xsuperres.samples.readers import Mirror, Planes, Reader
 from xsuperres.settings import FitSettings
-from xsuperres.training.adversarial import AdversarialStep
 from xsuperres.training.budget import Clock
-from xsuperres.training.loop import Step, Trained, Validate, train
-from xsuperres.training.supervised import SupervisedStep
+from xsuperres.training.loop import Loop, Trained, Validate
 from xsuperres.tuning import check_start, started_from
 
 __all__ = ["fit"]
@@ -62,7 +60,7 @@ def fit(
     model = _untrained(material, settings, init)
     if init is not None:
         model = started_from(model, init, material.sources, settings)
-    model, trained = _train(model, material, settings, clock, progress)
+    model, trained = _train(model, material, settings, init, clock, progress)
     model = _finished(model, trained, material, settings, clock)
     logger.info("Trained %s", model)
     return activate_model(model) if activate else remember(model)
@@ -72,15 +70,16 @@ def _untrained(material: Material, settings: FitSettings, init: SRModel | None) 
     """Return the model with baselines, fitted in the transformed units of `init`, and new weights."""
     transforms = None if init is None else [target.transform for target in init.targets]
     fitted = fitted_parts(material, settings, transforms)
-    inputs: tuple[Input, ...] = (*fitted.targets, *fitted.predictors)
-    spec = network_spec(
-        settings,
-        statics=len(material.static.data_vars),
-        targets=len(fitted.targets),
-        predictors=len(fitted.predictors),
-        masked=[index for index, part in enumerate(inputs) if part.variable.had_missing],
-        shape=material.grid.shape,
+    scaling = fit_static_scaling(material.static, material.anomaly, material.grid.area)
+    channels = channels_of(
+        fitted.targets,
+        fitted.predictors,
+        data=settings.data,
+        network=settings.network,
+        static=static_channels(material.static, material.anomaly, scaling),
+        correction=None,  # no channel depends on it
     )
+    spec = network_spec(settings, channels, material.grid.shape)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         network = build_network(spec)
@@ -90,7 +89,7 @@ def _untrained(material: Material, settings: FitSettings, init: SRModel | None) 
         targets=fitted.targets,
         predictors=fitted.predictors,
         ranges=fitted.ranges,
-        static_scaling=fit_static_scaling(material.static, material.anomaly, material.grid.area),
+        static_scaling=scaling,
         data=settings.data,
         grid=material.grid,
         static=material.static,
@@ -104,24 +103,29 @@ def _untrained(material: Material, settings: FitSettings, init: SRModel | None) 
 
 
 def _train(
-    model: SRModel, material: Material, settings: FitSettings, clock: Clock, progress: bool
+    model: SRModel, material: Material, settings: FitSettings, init: SRModel | None, clock: Clock, progress: bool
 ) -> tuple[SRModel, Trained]:
-    """Return the model with what it was trained against, and what training gave."""
-    config = settings.optimization
-    device = torch.device(choose_device(config.device))
-    reader = _reader(model, material, settings)
-    network = model.network.to(device)
-    validate = _validator(model, material, settings, device)
+    """Return the model with its opponent, if it has one, and what training gave."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        step: Step = SupervisedStep(network, model.channels, config)
-        if settings.training == "adversarial":
-            game = discriminator_spec(model.spec, settings.adversarial)
-            against = (model.discriminator or build_discriminator(game)).to(device).train()
-            model = replace(model, discriminator=against)
-            step = AdversarialStep(network, against, model.channels, config, settings.adversarial)
-        trained = train(network, reader, step, validate, config, clock=clock, device=device, progress=progress)
-    return model, trained
+        model, loop = _loop(model, material, settings, init, clock)
+        loop.run(progress=progress)
+        return model, loop.result()
+
+
+def _loop(
+    model: SRModel, material: Material, settings: FitSettings, init: SRModel | None, clock: Clock
+) -> tuple[SRModel, Loop]:
+    """Return the model with its opponent, if it has one, and the loop that trains them."""
+    config, kind = settings.optimization, settings.kind
+    device = torch.device(choose_device(config.device))
+    network = model.network.to(device)
+    opponent = kind.opponent(model.spec, settings.training_config, None if init is None else init.discriminator)
+    if opponent is not None:
+        model = replace(model, discriminator=opponent.to(device).train())
+    step = kind.step(network, opponent, model.channels, config, settings.training_config)
+    reader, validate = _reader(model, material, settings), _validator(model, material, settings, device)
+    return model, Loop(network, reader, step, validate, config, keep=kind.keep, clock=clock, device=device)
 
 
 def _reader(model: SRModel, material: Material, settings: FitSettings) -> Reader:
@@ -166,10 +170,12 @@ def _warn_of_patches(model: SRModel, plan: WindowPlan) -> None:
 
 
 def _mirror(model: SRModel, material: Material, sampling: SamplingConfig) -> Mirror:
-    """Return the flips with the channels whose sign they change; flips with a sign are of open domains."""
-    signs = mirror_signs(material.sources.fields, sampling)
-    count = len(model.targets)
-    return Mirror(sampling.flip, {a: (chosen, [i for i in chosen if i < count]) for a, chosen in signs.items()})
+    """Return the flips with the coarse channels, and the targets, whose sign they change."""
+    signs = {}
+    for axis, variables in mirror_signs(material.sources.fields, sampling).items():
+        channels = [channel for variable in variables for channel in model.channels.channels_of(variable)]
+        signs[axis] = (channels, [variable for variable in variables if variable < len(model.targets)])
+    return Mirror(sampling.flip, signs)
 
 
 def _check_count(samples: int, batch_size: int) -> None:
@@ -195,9 +201,8 @@ def _validator(model: SRModel, material: Material, settings: FitSettings, device
 
 def _finished(model: SRModel, trained: Trained, material: Material, settings: FitSettings, clock: Clock) -> SRModel:
     period, held_out = _times(material)
-    game = settings.training == "adversarial"
     ways = {"sampling": asdict(settings.sampling), "optimization": asdict(settings.optimization)}
-    ways |= {"adversarial": asdict(settings.adversarial)} if game else {}
+    ways |= settings.kind.recorded(settings.training_config)
     record = TrainingRecord(
         period=period,
         held_out=held_out,
@@ -206,7 +211,7 @@ def _finished(model: SRModel, trained: Trained, material: Material, settings: Fi
         steps=trained.steps,
         cpu_seconds=round(clock.cpu_seconds(), 2),
         validation_kind=material.holdout.kind,
-        adversarial=game,
+        kind=settings.training,
         step=material.sources.like.times.step,
         validation=trained.score,
         history=trained.history,

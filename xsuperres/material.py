@@ -14,7 +14,7 @@ import torch
 import xarray as xr
 
 from xsuperres.errors import ConfigError, GridError, unknown_name
-from xsuperres.fields.channels import channel_counts, masked_channels
+from xsuperres.fields.channels import Channels
 from xsuperres.fields.checks import check_units, check_values
 from xsuperres.fields.field import Field, check_together
 from xsuperres.fields.grid import Grid
@@ -24,7 +24,9 @@ from xsuperres.fields.stack import stack
 from xsuperres.fields.static import StaticLike, anomalies, find_static, without_statics
 from xsuperres.fields.steps import flattened
 from xsuperres.fields.times import calendar_features, offsets
-from xsuperres.model.artefact import SRModel, reach_of
+from xsuperres.model.artefact import SRModel
+from xsuperres.model.features import plain_channels
+from xsuperres.nn.heads import HEADS
 from xsuperres.nn.network import NetworkSpec, build_network
 from xsuperres.samples.blocks import FieldBlocks, Steps
 from xsuperres.samples.holdout import Holdout, hold_out
@@ -124,9 +126,7 @@ def gathered(sources: Sources, settings: FitSettings, static: StaticLike | None)
     planes = find_static(first.array, grid, static)
     grid = without_statics(grid)
     sources = sources.with_predictors_on(grid.coarsen(settings.scale), settings)
-    predictors = sources.predictors
-    reach = _reach(settings, len(planes.data_vars), len(sources.targets), len(predictors))
-    holdout = hold_out(sources.like, grid, settings.validation, scale=settings.scale, halo=reach)
+    holdout = hold_out(sources.like, grid, settings.validation, scale=settings.scale, halo=_reach(settings))
     blocks = _blocks(sources, grid, settings)
     return Material(sources, grid, planes, anomalies(planes, grid, settings.scale), blocks, holdout)
 
@@ -156,8 +156,7 @@ def _paired(sources: Sources, settings: FitSettings, static: StaticLike | None) 
     check_together(sources.coarse)
     for made, true in zip(sources.coarse, sources.targets, strict=True):
         check_units(made.array, true.units, what="fit", like="the target")
-    reach = _reach(settings, 4, len(sources.targets), len(sources.predictors))
-    reach = 0 if isinstance(static, (xr.Dataset, xr.DataArray)) else reach
+    reach = 0 if isinstance(static, (xr.Dataset, xr.DataArray)) else _reach(settings)
     least = settings.data.minimum_valid_fraction
     pair = paired(sources.coarse, sources.targets, settings.scale, reach=reach, minimum_valid_fraction=least)
     return replace(sources, targets=pair.fine, coarse=pair.coarse, margin=pair.margin)
@@ -202,34 +201,19 @@ def _steps_of(field: Field, settings: FitSettings) -> Steps:
     return Steps(stretches, calendar, *offsets(settings.time_window, settings.data.time_alignment))
 
 
-def network_spec(
-    settings: FitSettings,
-    *,
-    statics: int,
-    targets: int = 1,
-    predictors: int = 0,
-    masked: Sequence[int] = (),
-    shape: tuple[int, int] | None = None,
-) -> NetworkSpec:
-    """Return the spec of the network that the settings ask for, on given fields, those `masked` with missing cells."""
-    fixed, window = settings.data.domain == "fixed", settings.time_window
-    inputs, fine = channel_counts(
-        statics,
-        fixed=fixed,
-        targets=targets,
-        predictors=predictors,
-        masks=len(masked),
-        calendar=settings.data.calendar,
-    )
+def network_spec(settings: FitSettings, channels: Channels, shape: tuple[int, int]) -> NetworkSpec:
+    """Return the spec of the network that the settings ask for, on a fine grid of `shape`."""
+    window = settings.time_window
+    inputs, statics = channels.counts
     return NetworkSpec(
         backbone=settings.backbone,
         upsampling=settings.upsampling,
         scale=settings.scale,
         inputs=inputs,
-        statics=fine,
-        outputs=targets,
-        masks=masked_channels(masked, fixed=fixed, targets=targets, predictors=predictors),
-        noise=settings.adversarial.noise if settings.training == "adversarial" else 0,
+        statics=statics,
+        outputs=channels.targets * HEADS.get(NetworkSpec.head).channels,
+        masks=channels.masks,
+        noise=settings.kind.noise(settings.training_config),
         time_window=window,
         output_frame=0 if window is None else offsets(window, settings.data.time_alignment)[0],
         domain=shape,
@@ -237,13 +221,12 @@ def network_spec(
     )
 
 
-def _reach(settings: FitSettings, statics: int, targets: int, predictors: int) -> int:
+def _reach(settings: FitSettings) -> int:
     """Return the reach of the model that is to be trained, from a network without weights."""
+    channels = plain_channels(settings.data, settings.network)
     with torch.device("meta"):
-        network = build_network(
-            network_spec(settings, statics=statics, targets=targets, predictors=predictors, shape=(1, 1))
-        )
-    return reach_of(network, settings.data)
+        network = build_network(network_spec(settings, channels, (1, 1)))
+    return channels.reach(network.reach)
 
 
 def other_blocks(data: xr.DataArray | xr.Dataset, model: SRModel, settings: FitSettings) -> FieldBlocks:

@@ -18,7 +18,8 @@ from xsuperres.fields.baselines import InputMoments, Scaling, TrainingMoments, c
 from xsuperres.fields.checks import check_decoded
 from xsuperres.fields.components import mirror_signs
 from xsuperres.fields.ranges import Extremes, InputRange
-from xsuperres.fields.transform import Transform, stacked_offsets
+from xsuperres.fields.stages import Departures, Transforms
+from xsuperres.fields.transform import Transform
 from xsuperres.material import Material
 from xsuperres.model.artefact import Predictor, Target, Variable
 from xsuperres.settings import FitSettings
@@ -193,8 +194,8 @@ def _gathered(
     inputs = [m.inputs for m in moments] + [InputMoments(radius) for _ in material.sources.predictors]
     coarse_grid = material.grid.coarsen(settings.scale)
     extremes = Extremes(coarse_grid, fixed=settings.data.domain == "fixed")
-    shapes = coarse_grid.shape, material.grid.shape
-    offsets = stacked_offsets(climatologies, shapes)
+    departures = Departures.of(climatologies)
+    stages = (Transforms(transforms=tuple(transforms)), *([] if departures is None else [departures]))
     names = [da.name for da in material.sources.fields]
     lowest = [np.inf] * count
     for index in range(len(blocks)):
@@ -209,11 +210,11 @@ def _gathered(
         if not chosen.any():
             continue
         part = fields.take(chosen)
-        target, coarse, bicubic = blocks.transformed(part, transforms, offsets)
+        target, coarse, bicubic = blocks.transformed(part, stages)
         for which, moment in enumerate(moments):
             values = part.target[:, which]
             lowest[which] = float(np.min(values, initial=lowest[which], where=np.isfinite(values)))
             moment.add(target[:, which], bicubic[:, which], coarse[:, which])
         for which in range(count, len(inputs)):
-            inputs[which].add(part.inputs[:, which], coarse_area(area, shapes[0]))
+            inputs[which].add(part.inputs[:, which], coarse_area(area, coarse_grid.shape))
     return _Sums(moments, inputs, lowest, extremes)

@@ -8,35 +8,30 @@ from numbers import Integral
 from typing import Any
 
 from xsuperres.conditions import each
-from xsuperres.config import (
-    AdversarialConfig,
-    DataConfig,
-    NetworkConfig,
-    OptimizationConfig,
-    SamplingConfig,
-    check_choice,
-    resolve,
-)
+from xsuperres.config import DataConfig, NetworkConfig, OptimizationConfig, SamplingConfig, resolve
 from xsuperres.errors import ConfigError
 from xsuperres.fields.grid import check_scale
 from xsuperres.fields.times import offsets
 from xsuperres.inference.devices import choose_device
 from xsuperres.nn.backbones import BACKBONES
-from xsuperres.nn.discriminator import DISCRIMINATORS
 from xsuperres.nn.layers import ACTIVATIONS, ATTENTION, DROPOUT, NORMALIZATION, output_activations
 from xsuperres.nn.losses import loss_names
 from xsuperres.nn.upsamplers import UPSAMPLERS
-from xsuperres.training.adversarial import GAMES
+from xsuperres.training.kinds import TRAININGS, Training
 
 __all__ = ["FitSettings"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class FitSettings:
-    """All settings of one `fit`; see `SuperResolutionAccessor.fit` for what each means."""
+    """All settings of one `fit`; see `SuperResolutionAccessor.fit` for what each means.
+
+    `training` is the name of a kind in `TRAININGS`, `training_config` its settings, None if it has none.
+    """
 
     scale: int
     training: str
+    training_config: Any
     time_window: int | None
     backbone: str
     upsampling: str
@@ -44,9 +39,13 @@ class FitSettings:
     data: DataConfig
     sampling: SamplingConfig
     optimization: OptimizationConfig
-    adversarial: AdversarialConfig
     validation: Any
     seed: int
+
+    @property
+    def kind(self) -> Training[Any]:
+        """The kind of training."""
+        return TRAININGS.get(self.training)
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> FitSettings:
@@ -57,10 +56,11 @@ class FitSettings:
         ConfigError, UnknownNameError, GridError
             If a name is unknown, a number out of range, or settings contradict each other.
         """
-        check_choice("training", given["training"], ("supervised", "adversarial"))
+        training = TRAININGS.canonical(given["training"])
         settings = cls(
             scale=check_scale(given["scale"]),
-            training=given["training"],
+            training=training,
+            training_config=_training_config(training, given),
             time_window=_window(given.get("time_window")),
             backbone=BACKBONES.canonical(given["backbone"]),
             upsampling=UPSAMPLERS.canonical(given["upsampling"]),
@@ -68,12 +68,12 @@ class FitSettings:
             data=resolve(DataConfig, given["data"]),
             sampling=resolve(SamplingConfig, given["sampling"]),
             optimization=resolve(OptimizationConfig, given["optimization"]),
-            adversarial=resolve(AdversarialConfig, given.get("adversarial")),
             validation=given["validation"],
             seed=_seed(given["seed"]),
         )
         settings._check_names()
-        settings._check_unused(given)
+        settings._check_unused()
+        settings.kind.check(settings.training_config, settings.optimization)
         choose_device(settings.optimization.device)
         if settings.time_window is not None:
             offsets(settings.time_window, settings.data.time_alignment)
@@ -93,8 +93,6 @@ class FitSettings:
             if name is not None:
                 registry.canonical(name)
         loss_names(self.optimization.loss)
-        GAMES.canonical(self.adversarial.loss)
-        DISCRIMINATORS.canonical(self.adversarial.discriminator)
         last = network.output_activation
         if last is not None and ACTIVATIONS.canonical(last) not in output_activations():
             raise ConfigError(
@@ -107,18 +105,8 @@ class FitSettings:
                 "output_activation acts on the variable, transform='anomaly' leaves its departures; choose one of them."
             )
 
-    def _check_unused(self, given: Mapping[str, Any]) -> None:
+    def _check_unused(self) -> None:
         """Refuse settings that would be ignored, or would not do what they say."""
-        game = self.training == "adversarial"
-        if not game and given.get("adversarial") is not None:
-            raise ConfigError(
-                "adversarial= holds settings of training='adversarial', this fit has training='supervised'; choose one."
-            )
-        if game and self.optimization.patience is not None:
-            raise ConfigError(
-                f"patience={self.optimization.patience} waits for a better score, of which adversarial training gives "
-                "up a little for sharper fields; leave it out: the last weights are kept, unless the network collapses."
-            )
         if self.time_window is None and self.data.time_alignment != DataConfig().time_alignment:
             raise ConfigError(
                 f"time_alignment={self.data.time_alignment!r} says where the output lies in a time window, this fit "
@@ -147,6 +135,18 @@ class FitSettings:
                 f"without flips, got domain={domain!r}, flip={self.sampling.flip}."
             )
         return replace(self, data=replace(self.data, domain=domain))
+
+
+def _training_config(training: str, given: Mapping[str, Any]) -> Any:
+    """Return the settings of this kind of training; those of another kind are refused."""
+    for name in TRAININGS:
+        keyword = TRAININGS.get(name).keyword
+        if name != training and keyword is not None and given.get(keyword) is not None:
+            raise ConfigError(
+                f"{keyword}= holds settings of training={name!r}, this fit has training={training!r}; choose one."
+            )
+    kind = TRAININGS.get(training)
+    return None if kind.config is None or kind.keyword is None else resolve(kind.config, given.get(kind.keyword))
 
 
 def _window(window: Any) -> int | None:

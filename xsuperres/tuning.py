@@ -5,7 +5,6 @@ Weights mean something only with the variables, transforms and scaling that they
 
 from __future__ import annotations
 
-import copy
 from dataclasses import asdict, replace
 
 from xsuperres.config import of_variable
@@ -14,7 +13,6 @@ from xsuperres.fields.checks import check_units
 from xsuperres.fields.components import mirror_signs
 from xsuperres.material import Sources
 from xsuperres.model.artefact import SRModel
-from xsuperres.nn.discriminator import Discriminator, discriminator_spec
 from xsuperres.settings import FitSettings
 
 __all__ = ["check_start", "started_from"]
@@ -59,7 +57,7 @@ def started_from(model: SRModel, init: SRModel, sources: Sources, settings: FitS
     Raises
     ------
     ConfigError, UnitsError
-        If networks, input channels, static fields or discriminators differ.
+        If networks, input channels or static fields differ.
     """
     _check_missing(model, init)
     _check_network(model, init)
@@ -84,7 +82,6 @@ def started_from(model: SRModel, init: SRModel, sources: Sources, settings: FitS
         targets=tuple(targets),
         predictors=init.predictors,
         static_scaling=init.static_scaling,
-        discriminator=_opponent(model, init, settings),
     )
 
 
@@ -125,20 +122,3 @@ def _check_network(model: SRModel, init: SRModel) -> None:
         )
     if model.spec.config.location_features and model.spec.domain != init.spec.domain:
         raise ConfigError("init= has location features of another domain; they cannot be moved.")
-
-
-def _opponent(model: SRModel, init: SRModel, settings: FitSettings) -> Discriminator | None:
-    """Return a copy of what `init` was trained against, to go on with; None without, or without a game."""
-    if settings.training != "adversarial" or init.discriminator is None:
-        return None
-    asked = asdict(discriminator_spec(model.spec, settings.adversarial))
-    keys = {"name": "discriminator", "width": "width", "depth": "depth"}
-    theirs = {key: value for key, value in asdict(init.discriminator.spec).items() if asked[key] != value}
-    if theirs:
-        wanted = {keys.get(key, key): value for key, value in theirs.items()}
-        got = {keys.get(key, key): asked[key] for key in theirs}
-        raise ConfigError(
-            f"init= was trained against a discriminator of {wanted}, this fit asks for {got}; use "
-            f"adversarial={wanted}, or save init without its discriminator."
-        )
-    return copy.deepcopy(init.discriminator)

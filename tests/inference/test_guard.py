@@ -628,21 +628,21 @@ def test_a_guard_that_cries_wolf_is_found_out(fixed, coarse, monkeypatch):
 
 def killed(monkeypatch, after: int):
     """Let the writer of an archive die after some regions, and its process be another one from then on."""
-    true_note, notes = store.Journal.note, []
+    true_note, notes = store.ArchiveRecord.note, []
 
-    def note(self, entries):
-        true_note(self, entries)
+    def note(self, *entries):
+        true_note(self, *entries)
         notes.append(entries)
-        if sum("done" in one for one in notes) == after:
+        if len(notes) == after:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(store.Journal, "note", note)
+    monkeypatch.setattr(store.ArchiveRecord, "note", note)
 
 
 @pytest.fixture
 def archive(monkeypatch):
     """Return the function that writes an archive in regions of four fields, and returns what was said."""
-    monkeypatch.setattr(store, "region_budget", lambda given: 4 * 24 * 36 * 4)
+    monkeypatch.setattr(store, "region_budget", lambda memory_budget: 4 * 24 * 36 * 4)
     return lambda da, place, model, **options: said_by(
         lambda: da.sr.downscale_to_zarr(place, model, progress=False, **options)
     )

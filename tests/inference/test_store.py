@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -9,6 +10,7 @@ import logging
 import subprocess
 import sys
 import threading
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,7 +24,7 @@ from zarr.storage import LocalStore, MemoryStore, WrapperStore
 
 import xsuperres as xsr
 from xsuperres.errors import ConfigError, DataError, StoreError, XSuperResError, XSuperResWarning
-from xsuperres.inference import journal, store
+from xsuperres.inference import record, store
 from xsuperres.inference.tile import Tile
 from xsuperres.testing import toy_field
 
@@ -42,9 +44,8 @@ TRAINING = {
 
 @pytest.fixture(autouse=True)
 def _small_regions(monkeypatch):
-    """Blocks of one field, regions of eight; no waiting."""
-    monkeypatch.setattr(store, "region_budget", lambda given: given or 8 * FIELD)
-    monkeypatch.setattr(journal, "_SETTLE", 0.0)
+    """Blocks of one field, regions of eight."""
+    monkeypatch.setattr(store, "region_budget", lambda memory_budget: memory_budget or 8 * FIELD)
 
 
 @pytest.fixture
@@ -55,6 +56,11 @@ def toy(make_model):
 
 def stored(coarse, place, model, **options):
     return coarse.sr.downscale_to_zarr(place, model, **{"progress": False} | options)
+
+
+def progress_of(folder: Path) -> record.Progress | None:
+    """Return how far the archive in a folder is; None if it is finished."""
+    return record.Root.of((folder / "zarr.json").read_bytes()).progress
 
 
 def assert_stored_equals(check, opened, expected, sd: float) -> None:
@@ -345,57 +351,58 @@ def in_memory(place: MemoryStore) -> dict[str, bytes]:
     return {name: value.to_bytes() for name, value in place._store_dict.items()}
 
 
-def assert_survives_every_change(coarse, model, *, every: int) -> int:
-    """Stop a writer after each `every`-th change, let another go on, and compare all bytes; return how many changes."""
+def assert_survives_every_change(coarse, model) -> int:
+    """Stop a writer after each change, let another go on, and compare all bytes; return how many changes there are."""
     whole = MemoryStore()
     counted = Dying(whole)
     stored(coarse, counted, model)
     count = Dying.left - counted.left
-    for left in range(0, count, every):
+    for left in range(count):
         place = MemoryStore()
         dying = Dying(place)
         dying.left = left
-        with pytest.raises((OSError, XSuperResError)):
+        with pytest.raises((OSError, XSuperResError), match="killed"):
             stored(coarse, dying, model)
+        assert all(record.Root.of(in_memory(place)["zarr.json"]).identity for _ in range(left > 0))
         stored(coarse, place, model)
         assert not kill.difference(in_memory(place), in_memory(whole)), f"stopped after {left} changes"
     return count
 
 
-def test_stopped_after_any_change(toy, monkeypatch):
-    monkeypatch.setattr(journal, "_LEASE", 0.0)
-    assert assert_survives_every_change(toy.coarse.isel(time=slice(0, 9)), toy.model, every=3) > 40
+def test_stopped_after_any_change(toy):
+    """Root, coordinates, two regions and what is noted of them, the end: all of it is tried."""
+    assert assert_survives_every_change(toy.coarse.isel(time=slice(0, 9)), toy.model) >= 29
 
 
 def test_the_check_sees_a_region_that_counts_too_early(toy, monkeypatch):
-    """The control: what is written only after it was marked is missing when the writer is killed in between."""
-    monkeypatch.setattr(journal, "_LEASE", 0.0)
-    to_zarr, own, remove, late = xr.Dataset.to_zarr, journal.Journal.own, journal.Journal.remove, []
+    """The control: what is written only after it was noted is missing when the writer is killed in between."""
+    to_zarr, claim, finish, late = xr.Dataset.to_zarr, record.ArchiveRecord.claim, record.ArchiveRecord.finish, []
 
     def flush():
         while late:
             part, places, options = late.pop()
             to_zarr(part, *places, **options)
 
-    def begin(self):
+    def begin(*places, **options):
         late.clear()  # what another process had in memory
-        own(self)
+        return claim(*places, **options)
 
     def write(self, *places, **options):
+        if not options.get("region"):
+            return to_zarr(self, *places, **options)
         flush()
-        late.append((self, places, options))
-        return None if options.get("region") else flush()
+        return late.append((self, places, options))
 
     def end(self):
         flush()
-        remove(self)
+        finish(self)
 
     monkeypatch.setattr(store, "confirm", lambda *_: None)  # it would see that
-    monkeypatch.setattr(journal.Journal, "own", begin)
-    monkeypatch.setattr(journal.Journal, "remove", end)
+    monkeypatch.setattr(record.ArchiveRecord, "claim", begin)
+    monkeypatch.setattr(record.ArchiveRecord, "finish", end)
     monkeypatch.setattr(xr.Dataset, "to_zarr", write)
     with pytest.raises(AssertionError, match="stopped after"):
-        assert_survives_every_change(toy.coarse.isel(time=slice(0, 9)), toy.model, every=3)
+        assert_survives_every_change(toy.coarse.isel(time=slice(0, 9)), toy.model)
 
 
 @pytest.mark.parametrize("region", [0, 1, 2])
@@ -414,7 +421,7 @@ def test_an_exception_and_on(toy, tmp_path, monkeypatch, region, caplog):
         broken.setattr(xr.Dataset, "to_zarr", failing)
         with pytest.raises(RuntimeError, match="out of memory"):
             stored(toy.coarse, tmp_path / "fine.zarr", toy.model)
-    assert (tmp_path / "fine.zarr" / "xsuperres_journal").is_dir()
+    assert progress_of(tmp_path / "fine.zarr").done == 8 * region
     with caplog.at_level(logging.INFO, logger="xsuperres"):
         stored(toy.coarse, tmp_path / "fine.zarr", toy.model)
     assert ("Going on with" in caplog.text) == (region > 0)
@@ -443,7 +450,7 @@ def test_torn_files_of_a_killed_writer(toy, tmp_path, monkeypatch):
     """Half a chunk of a region that is not done, and files that zarr had not renamed yet."""
     stored(toy.coarse, tmp_path / "whole.zarr", toy.model)
     with monkeypatch.context() as broken:
-        broken.setattr(journal.Journal, "note", _dying_before(0))
+        broken.setattr(record.ArchiveRecord, "note", _dying_before(0))
         with pytest.raises(KeyboardInterrupt):
             stored(toy.coarse, tmp_path / "fine.zarr", toy.model)
     chunk = tmp_path / "fine.zarr" / "tas" / "c" / "3" / "0" / "0"
@@ -455,60 +462,74 @@ def test_torn_files_of_a_killed_writer(toy, tmp_path, monkeypatch):
 
 
 def _dying_before(done: int):
-    """Return a `Journal.note` whose process dies before it notes more than so many blocks."""
+    """Return an `ArchiveRecord.note` whose process dies before it notes more than so many blocks."""
+    true_note = record.ArchiveRecord.note
 
-    def note(self, entries):
-        if entries.get("done", 0) > done:
+    def note(self, more, *others):
+        if more > done:
             raise KeyboardInterrupt
-        journal.Journal._put(self, {**self.entries, **entries, "owner": self._owner()})
+        true_note(self, more, *others)
 
     return note
 
 
-def test_files_of_others_are_left_where_there_is_no_lock(halfway, monkeypatch):
-    """Until it is known that they are dead."""
+def test_half_written_files_are_left_where_there_is_no_lock(halfway, monkeypatch):
+    """Another process of the same run may be about to rename them."""
 
     def refused(*_):
         raise OSError(errno.ENOSYS, "no locks")
 
     monkeypatch.setattr(fcntl, "flock", refused)
-    monkeypatch.setattr(journal, "_LEASE", 0.2)
-    monkeypatch.setattr(journal, "_BEAT", 0.02)
-    left = halfway.place / "tas" / f"0.{'ab' * 16}.partial"
+    left = halfway.place / "tas" / "c" / f"0.{'ab' * 16}.partial"
     left.write_bytes(b"half")
-    alive = journal.Journal.find(LocalStore(halfway.place))
-    with journal.owned(alive, leased=True), pytest.raises(StoreError, match="heard of just now"):
-        stored(halfway.coarse, halfway.place, halfway.model)
-    assert left.exists()
     assert stored(halfway.coarse, halfway.place, halfway.model).notnull().all()
-    assert not left.exists() and not halfway.place.with_name("fine.zarr.lock").exists()
+    assert left.exists() and not halfway.place.with_name("fine.zarr.lock").exists()
 
 
 def test_killed_at_the_first_file(toy, tmp_path):
-    """Nothing is there yet but what zarr had not renamed, or the root alone, or an empty journal."""
-    for name, make in {
-        "partial": lambda folder: (folder / f"zarr.{'ab' * 16}.partial").write_text("{"),
-        "root": lambda folder: zarr.open_group(folder, mode="w-", zarr_format=3),
-        "journal": lambda folder: (zarr.open_group(folder, mode="w-"), (folder / "xsuperres_journal").mkdir()),
-        "nothing": lambda folder: None,
-    }.items():
-        folder = tmp_path / f"{name}.zarr"
-        folder.mkdir()
-        make(folder)
+    """Nothing is there yet, or a part of the root that zarr had not renamed, or the root alone."""
+    with pytest.MonkeyPatch.context() as broken:
+        broken.setattr(store, "_write_template", _interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            stored(toy.coarse, tmp_path / "root.zarr", toy.model)
+    root = (tmp_path / "root.zarr" / "zarr.json").read_bytes()
+    assert [path.name for path in (tmp_path / "root.zarr").iterdir()] == ["zarr.json"]
+    for name, part in {"nothing": None, "empty": b"", "half": root[:200], "all": root}.items():
+        (folder := tmp_path / f"{name}.zarr").mkdir()
+        if part is not None:
+            (folder / f"zarr.{'ab' * 16}.partial").write_bytes(part)
+    stored(toy.coarse, tmp_path / "whole.zarr", toy.model)
+    whole = kill.contents(tmp_path / "whole.zarr")
+    for folder in sorted(tmp_path.glob("*.zarr")):
         assert stored(toy.coarse, folder, toy.model).notnull().all()
-        assert not list(folder.glob("*.partial")) and not list(folder.glob("xsuperres*"))
+        assert not kill.difference(kill.contents(folder), whole), folder.name
 
 
-def test_killed_between_the_last_region_and_the_end(toy, tmp_path):
-    stored(toy.coarse, tmp_path / "fine.zarr", toy.model)
-    whole = kill.contents(tmp_path / "fine.zarr")
-    root = json.loads(whole["zarr.json"])
-    del root["consolidated_metadata"]
-    (tmp_path / "fine.zarr" / "zarr.json").write_text(json.dumps(root))
-    (tmp_path / "fine.zarr" / "xsuperres_journal").mkdir()
-    stored(toy.coarse, tmp_path / "fine.zarr", toy.model)
-    assert not kill.difference(kill.contents(tmp_path / "fine.zarr"), whole)
-    assert not (tmp_path / "fine.zarr" / "xsuperres_journal").exists()
+def _interrupted(*_):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("consolidated", [False, True])
+def test_killed_between_the_last_region_and_the_end(toy, tmp_path, consolidated):
+    """Where all is done but not marked so, before or after all metadata were put together."""
+    folder = tmp_path / "fine.zarr"
+    with pytest.MonkeyPatch.context() as broken:
+        broken.setattr(record.ArchiveRecord, "_replace" if consolidated else "finish", _dying_at_the_end)
+        with pytest.raises(KeyboardInterrupt):
+            stored(toy.coarse, folder, toy.model)
+    root = record.Root.of((folder / "zarr.json").read_bytes())
+    assert root.progress.done == 24 and (root.arrays is not None) == consolidated
+    with pytest.MonkeyPatch.context() as broken:
+        broken.setattr(Tile, "__call__", None)
+        stored(toy.coarse, folder, toy.model)
+    stored(toy.coarse, tmp_path / "whole.zarr", toy.model)
+    assert not kill.difference(*(kill.contents(tmp_path / f"{name}.zarr") for name in ("fine", "whole")))
+
+
+def _dying_at_the_end(self, *state, true_replace=record.ArchiveRecord._replace):
+    if not state or state[-1] is None:
+        raise KeyboardInterrupt
+    true_replace(self, *state)
 
 
 @pytest.mark.slow
@@ -538,7 +559,7 @@ def test_a_finished_store_is_opened_without_work(toy, tmp_path, monkeypatch, cap
 def test_not_resumed_is_refused_and_nothing_deleted(toy, tmp_path, monkeypatch, finished):
     with monkeypatch.context() as broken:
         if not finished:
-            broken.setattr(journal.Journal, "note", _dying_before(8))
+            broken.setattr(record.ArchiveRecord, "note", _dying_before(8))
         try:
             stored(toy.coarse, tmp_path / "fine.zarr", toy.model)
         except KeyboardInterrupt:
@@ -557,7 +578,7 @@ def test_not_resumed_is_refused_and_nothing_deleted(toy, tmp_path, monkeypatch, 
 def halfway(toy, tmp_path, monkeypatch):
     """A store with one region."""
     with monkeypatch.context() as broken:
-        broken.setattr(journal.Journal, "note", _dying_before(8))
+        broken.setattr(record.ArchiveRecord, "note", _dying_before(8))
         with pytest.raises(KeyboardInterrupt):
             stored(toy.coarse, tmp_path / "fine.zarr", toy.model)
     toy.place = tmp_path / "fine.zarr"
@@ -633,8 +654,19 @@ FOREIGN = {
     "an array": _array,
     "a folder of files": lambda path: (path.mkdir(), (path / "notes.txt").write_text("mine")),
     "a file": lambda path: path.write_text("mine"),
+    "an empty group": lambda path: zarr.open_group(path, mode="w"),
     "a group with attributes": lambda path: zarr.open_group(path, mode="w", attributes={"title": "mine"}),
+    "a group with files beside": lambda path: (zarr.open_group(path, mode="w"), _files(path, "x.partial", "mine.nc")),
+    "a download": lambda path: (path.mkdir(), _files(path, "era5_2020.nc.partial")),
+    "a root that others write": lambda path: (path.mkdir(), _files(path, f"zarr.{'ab' * 16}.partial")),
+    "a chunk that others write": lambda path: (path.mkdir(), _files(path, f"0.{'ab' * 16}.partial")),
+    "a folder in it": lambda path: (path / "a.partial").mkdir(parents=True),
 }
+
+
+def _files(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).write_text("mine")
 
 
 @pytest.mark.parametrize("make", FOREIGN.values(), ids=FOREIGN.keys())
@@ -642,19 +674,49 @@ FOREIGN = {
 def test_a_store_of_others(toy, tmp_path, make):
     place = tmp_path / "fine.zarr"
     make(place)
-    before = kill.contents(place) if place.is_dir() else place.read_text()
-    with pytest.raises(StoreError, match="downscale_to_zarr did not write it; name another store"):
-        stored(toy.coarse, place, toy.model)
+    before, tree = kill.contents(place) if place.is_dir() else place.read_text(), sorted(place.rglob("*"))
+    for resume in (True, False):
+        with pytest.raises(StoreError, match="downscale_to_zarr did not write it; name another store"):
+            stored(toy.coarse, place, toy.model, resume=resume)
     assert (kill.contents(place) if place.is_dir() else place.read_text()) == before
+    assert sorted(place.rglob("*")) == tree
     assert [path.name for path in tmp_path.iterdir()] == ["fine.zarr"]
 
 
-def test_a_store_of_a_version_to_come(halfway):
-    path = halfway.place / "xsuperres_journal" / "zarr.json"
-    path.write_text(path.read_text().replace('"format": 1', '"format": 2'))
-    with pytest.raises(StoreError, match="begun in format 2, .* writes 1"):
+def test_files_of_others_beside_those_of_an_archive(halfway):
+    """What zarr had not renamed of the archive goes, all else stays, whatever its name ends in."""
+    names = ("x.partial", "tas/x.partial", "tas/c/mine.partial", "other/c/0.partial", f"other/0.{'ab' * 16}.partial")
+    ours = (
+        "zarr.{}.partial",
+        "tas/zarr.{}.partial",
+        "tas/c/9/0/0.{}.partial",
+        "lat/c.{}.partial",
+        "lat/c/0.{}.partial",
+    )
+    for name in (*names, *(name.format("cd" * 16) for name in ours)):
+        (halfway.place / name).parent.mkdir(parents=True, exist_ok=True)
+        (halfway.place / name).write_text("mine")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Object at")
         stored(halfway.coarse, halfway.place, halfway.model)
-    path.write_text(path.read_text()[:50])
+    left = {str(path.relative_to(halfway.place)) for path in halfway.place.rglob("*.partial")}
+    assert left == set(names)
+
+
+def test_a_store_of_another_version(halfway):
+    """To come, or the one whose record was a group."""
+    path = halfway.place / "zarr.json"
+    text = path.read_text()
+    path.write_text(text.replace('"format\\": 2', '"format\\": 3'))
+    with pytest.raises(StoreError, match="begun in format 3, .* writes 2; go on with the version that began it"):
+        stored(halfway.coarse, halfway.place, halfway.model)
+    root = json.loads(text)
+    del root["attributes"]["xsuperres_record"]
+    path.write_text(json.dumps(root))
+    zarr.create_group(LocalStore(halfway.place), path="xsuperres_journal", attributes={"format": 1, "done": 8})
+    with pytest.raises(StoreError, match="begun in format 1, .* writes 2"):
+        stored(halfway.coarse, halfway.place, halfway.model)
+    path.write_text(text[:50])
     with pytest.raises(StoreError, match="metadata of the store is damaged.*delete it"):
         stored(halfway.coarse, halfway.place, halfway.model)
 
@@ -687,28 +749,116 @@ def test_another_process_holds_the_lock(halfway):
         stored(halfway.coarse, halfway.place, halfway.model)  # the system released it
 
 
-@pytest.mark.parametrize("place", ["folder", "memory"])
-def test_two_writers_at_once(toy, tmp_path, monkeypatch, place):
-    monkeypatch.setattr(journal, "_BEAT", 0.05)
-    place = tmp_path / "fine.zarr" if place == "folder" else MemoryStore()
-    to_zarr, inside, go_on = xr.Dataset.to_zarr, threading.Event(), threading.Event()
+class Stopped:
+    """A writer in a thread of its own that stops in the middle of its first region, computed but not yet written."""
 
-    def waiting(self, *places, **options):
-        if options.get("region"):
-            inside.set()
-            assert go_on.wait(30)
+    def __init__(self, monkeypatch, coarse, place, model, **options):
+        self.inside, self.awake, self.error = threading.Event(), threading.Event(), None
+        run = Tile.__call__
+
+        def stopping(tile, *block):
+            fine = run(tile, *block)
+            if threading.current_thread() is self.thread and not self.inside.is_set():
+                self.inside.set()
+                assert self.awake.wait(60)
+            return fine
+
+        def work():
+            try:
+                with dask.config.set(scheduler="synchronous"):
+                    self.fine = stored(coarse, place, model, **options)
+            except Exception as error:
+                self.error = error
+
+        monkeypatch.setattr(Tile, "__call__", stopping)
+        self.thread = threading.Thread(target=work)
+        self.thread.start()
+        assert self.inside.wait(60)
+
+    def go_on(self) -> None:
+        """Wake it up, and wait for its end."""
+        self.awake.set()
+        self.thread.join()
+
+
+def test_two_writers_of_one_folder(toy, tmp_path, monkeypatch):
+    place = tmp_path / "fine.zarr"
+    first = Stopped(monkeypatch, toy.coarse, place, toy.model)
+    with pytest.raises(StoreError, match=r"is being written by another process, which holds .*fine.zarr.lock'; wait"):
+        stored(toy.coarse, place, toy.model)
+    first.go_on()
+    assert first.error is None
+    assert stored(toy.coarse, place, toy.model).notnull().all()
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_two_writers_of_one_run_do_no_harm(toy, monkeypatch, caplog, lazy):
+    """Where there is no lock: the one that was slow finds the archive finished, and opens it."""
+    place, clean = MemoryStore(), MemoryStore()
+    coarse = toy.coarse.chunk(time=1) if lazy else toy.coarse
+    whole = stored(coarse, clean, toy.model)
+    first = Stopped(monkeypatch, coarse, place, toy.model)
+    second = stored(coarse, place, toy.model)
+    before = in_memory(place)
+    with caplog.at_level(logging.INFO, logger="xsuperres"):
+        first.go_on()
+    assert first.error is None and "was finished by another process of the same run" in caplog.text
+    assert in_memory(place) == before and not kill.difference(before, in_memory(clean))
+    for fine in (first.fine, second):
+        xr.testing.assert_identical(fine.compute(), whole.compute())
+
+
+def test_a_writer_that_is_overtaken_skips_what_is_done(toy, monkeypatch):
+    """The other one stops after two regions: the first goes on there."""
+    place, regions, to_zarr = MemoryStore(), [], xr.Dataset.to_zarr
+
+    def watched(self, *places, **options):
+        regions.extend([options["region"]["time"].start] if options.get("region") else [])
         return to_zarr(self, *places, **options)
 
-    monkeypatch.setattr(xr.Dataset, "to_zarr", waiting)
-    first = threading.Thread(target=stored, args=(toy.coarse, place, toy.model))
-    first.start()
-    assert inside.wait(30)
-    with pytest.raises(StoreError, match=r"is being written by process \d+ on .+ wait|is being written by .* Wait for"):
+    first = Stopped(monkeypatch, toy.coarse, place, toy.model)
+    with monkeypatch.context() as broken, pytest.raises(KeyboardInterrupt):
+        broken.setattr(record.ArchiveRecord, "note", _dying_before(16))
         stored(toy.coarse, place, toy.model)
-    go_on.set()
-    first.join()
-    monkeypatch.undo()
-    assert stored(toy.coarse, place, toy.model).notnull().all()
+    monkeypatch.setattr(xr.Dataset, "to_zarr", watched)
+    first.go_on()
+    assert first.error is None and regions == [16]
+    clean = MemoryStore()
+    stored(toy.coarse, clean, toy.model)
+    assert not kill.difference(in_memory(place), in_memory(clean))
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_writer_that_wakes_up_changes_nothing_of_another_run(toy, make_model, monkeypatch, finished):
+    """Its archive was deleted, and another model's is in its place."""
+    place, other = MemoryStore(), make_model(seed=1).model
+    first = Stopped(monkeypatch, toy.coarse.chunk(time=1), place, toy.model)
+    with pytest.raises(StoreError, match="holds an archive of other model"):
+        stored(toy.coarse, place, other)
+    place._store_dict.clear()
+    with monkeypatch.context() as broken, contextlib.suppress(KeyboardInterrupt):
+        if not finished:
+            broken.setattr(record.ArchiveRecord, "note", _dying_before(8))
+        stored(toy.coarse, place, other)
+    before = in_memory(place)
+    first.go_on()
+    assert isinstance(first.error, StoreError)
+    assert "holds an archive of other model" in str(first.error) and "was left as it is" in str(first.error)
+    assert in_memory(place) == before
+    stored(toy.coarse, place, other)
+
+
+@pytest.mark.parametrize("instead", [False, True])
+def test_a_writer_whose_archive_was_deleted(toy, monkeypatch, instead):
+    place = MemoryStore()
+    first = Stopped(monkeypatch, toy.coarse, place, toy.model)
+    place._store_dict.clear()
+    if instead:
+        zarr.open_group(place, mode="w-", zarr_format=3)
+    before = in_memory(place)
+    first.go_on()
+    assert isinstance(first.error, StoreError) and "was deleted, or something else" in str(first.error)
+    assert in_memory(place) == before
 
 
 # bad input

@@ -15,7 +15,7 @@ from zarr.codecs import BloscCodec
 
 from xsuperres.errors import ConfigError, DataError, StoreError, UnknownNameError, XSuperResWarning
 from xsuperres.inference import store
-from xsuperres.inference.template import blocks_of, check_template, fields_of, loaded
+from xsuperres.inference.template import blocks_of, check_size, fields_of, loaded, template_of
 from xsuperres.testing import toy_field
 
 FIELD = 28 * 36 * 4  # bytes of a fine field
@@ -24,7 +24,7 @@ FIELD = 28 * 36 * 4  # bytes of a fine field
 @pytest.fixture(autouse=True)
 def _small_regions(monkeypatch):
     """Blocks of one field, regions of eight."""
-    monkeypatch.setattr(store, "region_budget", lambda given: given or 8 * FIELD)
+    monkeypatch.setattr(store, "region_budget", lambda memory_budget: memory_budget or 8 * FIELD)
 
 
 @pytest.fixture
@@ -204,9 +204,29 @@ def test_chunks_of_two_variables_that_make_large_blocks(tmp_path):
     fine = toy_field(time=240, y=8, x=8).chunk(time=1).to_dataset()
     fine["ts"] = fine.tas + 1
     encoding = {"tas": {"chunks": (13, 8, 8)}, "ts": {"chunks": (17, 8, 8)}}
+    blocks = blocks_of(fine, encoding)
+    assert blocks["time"] == 221
     with pytest.warns(XSuperResWarning, match="at least {'time': 221.*108 times the memory_budget.*equal or smaller"):
-        assert check_template(fine, encoding, 1050)["time"] == 221 == blocks_of(fine, encoding)["time"]
-    check_template(fine, {"tas": {"chunks": (13, 8, 8)}, "ts": {"chunks": (26, 8, 8)}}, 2**20)
+        check_size(fine, encoding, blocks, 1050)
+    encoding["ts"] = {"chunks": (26, 8, 8)}
+    check_size(fine, encoding, blocks_of(fine, encoding), 2**20)
+
+
+def test_a_template_is_all_but_the_fields(tmp_path):
+    """The objects are those that xarray writes, whatever the number of chunks, of which none is computed."""
+    fine = toy_field(time=24, y=8, x=8).assign_attrs(units="K")
+    lazy = fine.copy(data=dask.array.from_delayed(dask.delayed(lambda: 1 / 0)(), fine.shape, fine.dtype))
+    lazy = loaded(lazy.chunk(time=1).to_dataset().assign_attrs(title="toy"), ["tas"])
+    objects = template_of(lazy, {}, {"time": 6, "lat": 8, "lon": 8}, {"mark": "m"})
+    assert {key for key in objects if key.startswith("tas/")} == {"tas/zarr.json"}
+    for key, content in objects.items():
+        (tmp_path / key).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / key).write_bytes(content)
+    with xr.open_zarr(tmp_path, consolidated=False) as opened:
+        assert opened.attrs == {"title": "toy", "mark": "m"} and opened.tas.isnull().all()
+        assert opened.tas.encoding["chunks"] == (6, 8, 8) and opened.tas.attrs == fine.attrs
+        for name, coordinate in lazy.coords.items():
+            xr.testing.assert_identical(opened[name].variable, coordinate.variable)
 
 
 def test_the_warning_points_at_the_line_of_the_user(toy, tmp_path):

@@ -173,13 +173,13 @@ def test_statistics_of_batch_normalisation_belong_to_the_averaged_weights(globe,
     from xsuperres import fitting
 
     kept = {}
-    true_train = fitting.train
+    true_loop = fitting.Loop
 
     def spy(network, reader, *args, **options):
         kept["reader"] = reader
-        return true_train(network, reader, *args, **options)
+        return true_loop(network, reader, *args, **options)
 
-    monkeypatch.setattr(fitting, "train", spy)
+    monkeypatch.setattr(fitting, "Loop", spy)
     model = fit(globe, normalization="batch")
     layers = [m for m in model.network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     before = [(layer.running_mean.clone(), layer.running_var.clone()) for layer in layers]

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from xsuperres.config import NetworkConfig
-from xsuperres.fields.channels import channel_counts, masked_channels
 from xsuperres.nn.network import NetworkSpec, build_network
 from xsuperres.nn.resample import interpolate, interpolate_valid, repeat_cells
 
@@ -53,21 +52,3 @@ def test_a_missing_predictor_does_not_blank_the_target(upsampling, reinitialise)
     other[:, 1, 6, 2] += 5  # a missing cell
     if upsampling == "interpolation":
         torch.testing.assert_close(network(other), network(frames), rtol=0, atol=0)
-
-
-@pytest.mark.parametrize(
-    ("options", "expected"),
-    [
-        ({"masked": (0,), "fixed": False}, ((0,),)),
-        ({"masked": (0,), "fixed": True}, ((0, 1),)),
-        ({"masked": (1,), "fixed": True, "predictors": 1}, ((1,),)),
-        ({"masked": (1, 2), "fixed": True, "targets": 2, "predictors": 1}, ((1, 4), (2,))),
-        ({"masked": (), "fixed": True}, ()),
-    ],
-)
-def test_masks_hold_for_the_channels_of_their_variable(options, expected):
-    masks = masked_channels(**options)
-    assert masks == expected
-    options = dict(options)
-    inputs, _ = channel_counts(0, masks=len(options.pop("masked")), **options)
-    assert all(channel < inputs - len(masks) for channels in masks for channel in channels)

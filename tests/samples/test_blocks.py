@@ -12,7 +12,7 @@ import torch
 import xarray as xr
 
 from xsuperres.fields.baselines import TrainingMoments
-from xsuperres.fields.channels import CoarsePlanes
+from xsuperres.fields.stages import Anomaly, Skip
 from xsuperres.samples.blocks import FieldBlocks
 from xsuperres.testing import toy_field
 
@@ -210,16 +210,16 @@ def shown_by_inference(monkeypatch, toy, **chunks) -> np.ndarray:
         recorded["at"] = (frames.rows, frames.columns)
         return true_apply(prepared, frames, **options)
 
-    true_coarse = inference.Channels.coarse
+    true_inputs = inference.Channels.inputs
 
-    def spy_coarse(channels, values, valid, planes, calendar=None):
-        value, stack = true_coarse(channels, values, valid, planes, calendar)
+    def spy_inputs(channels, values, valid, calendar=None):
+        value, stack = true_inputs(channels, values, valid, calendar)
         rows, columns = recorded["at"]
         seen.setdefault("tiles", []).append((rows, columns, stack.numpy().copy()))
         return value, stack
 
     monkeypatch.setattr(tile, "apply", spy_apply)
-    monkeypatch.setattr(inference.Channels, "coarse", spy_coarse)
+    monkeypatch.setattr(inference.Channels, "inputs", spy_inputs)
     toy.coarse.isel(time=slice(0, 1)).chunk(chunks).sr.downscale(model).compute(scheduler="synchronous")
     monkeypatch.undo()
     out = np.full((seen["tiles"][0][2].shape[1], ny, nx), np.nan, np.float32)
@@ -245,22 +245,35 @@ def test_training_shows_the_network_what_inference_shows_it(
     np.testing.assert_allclose(shown, told.coarse[0], rtol=0, atol=1e-5)
 
 
+def changed(channels, *, coarse, fine):
+    """Return the chain with functions applied to the planes of its anomaly and of its skip."""
+
+    def of(stage):
+        if isinstance(stage, Anomaly):
+            return replace(stage, climatology=coarse(stage.climatology))
+        if isinstance(stage, Skip):
+            return replace(stage, correction=fine(stage.correction), scaled=fine(stage.scaled))
+        return stage
+
+    return replace(channels, stages=tuple(map(of, channels.stages)))
+
+
 @pytest.mark.parametrize("domain", ["fixed", "open"])
 def test_training_shows_each_side_of_a_gap_alone(blocks_of, make_model, domain):
     toy = make_model(domain=domain, coarse=(8, 20))
     cut = xr.concat([toy.fine.isel(lon=slice(0, 16)), toy.fine.isel(lon=slice(24, 40))], "lon")
-    channels = toy.model.channels
-    if channels.climatology is not None:
-        channels = replace(channels, climatology=np.delete(channels.climatology, range(8, 12), axis=-1))
-    if channels.correction is not None:
-        channels = replace(channels, correction=np.delete(channels.correction, range(16, 24), axis=-1))
+    channels = changed(
+        toy.model.channels,
+        coarse=lambda plane: np.delete(plane, range(8, 12), axis=-1),
+        fine=lambda plane: np.delete(plane, range(16, 24), axis=-1),
+    )
     both = blocks_of(cut, domain=domain).scaled(0, np.ones(3, bool), channels)
     for part in (slice(0, 8), slice(8, 16)):
         fine = slice(part.start * 2, part.stop * 2)
-        own = replace(
+        own = changed(
             channels,
-            climatology=None if channels.climatology is None else channels.climatology[..., part],
-            correction=None if channels.correction is None else channels.correction[..., fine],
+            coarse=lambda plane, part=part: plane[..., part],
+            fine=lambda plane, fine=fine: plane[..., fine],
         )
         alone = blocks_of(cut.isel(lon=fine), domain=domain).scaled(0, np.ones(3, bool), own)
         np.testing.assert_array_equal(both.coarse[..., part], alone.coarse)
@@ -271,10 +284,10 @@ def test_training_shows_each_side_of_a_gap_alone(blocks_of, make_model, domain):
 def test_training_wraps_as_a_globe_does(blocks_of, make_model, domain):
     toy = make_model(domain=domain, periodic=True)
     channels, cells = toy.model.channels, 5
-    turned = replace(
+    turned = changed(
         channels,
-        climatology=None if channels.climatology is None else np.roll(channels.climatology, cells, axis=-1),
-        correction=np.roll(channels.correction, 2 * cells, axis=-1),
+        coarse=lambda plane: np.roll(plane, cells, axis=-1),
+        fine=lambda plane: np.roll(plane, 2 * cells, axis=-1),
     )
     straight = blocks_of(toy.fine, domain=domain).scaled(0, np.ones(3, bool), channels)
     rolled = blocks_of(toy.fine.roll(lon=2 * cells, roll_coords=True), domain=domain).scaled(
@@ -290,7 +303,7 @@ def test_an_open_domain_is_shown_contrasts_not_values(make_model):
     channels = toy.model.channels
     values = torch.from_numpy(toy.coarse.values).double()[:, None]
     valid = torch.isfinite(values)
-    _, shown = channels.coarse(values, valid, CoarsePlanes())
-    _, warmer = channels.coarse(values + 5.0, valid, CoarsePlanes())
+    _, shown = channels.inputs(values, valid)
+    _, warmer = channels.inputs(values + 5.0, valid)
     torch.testing.assert_close(shown, warmer, rtol=0, atol=1e-4)
     assert abs(float(shown.std()) - 1) < 0.3, "scaled to about 1"

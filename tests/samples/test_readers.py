@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from xsuperres.samples.plan import WindowPlan
-from xsuperres.samples.readers import Batch, Block, Mirror, Planes, Reader
+from xsuperres.samples.readers import Batch, Block, Mirror, Planes, Position, Reader
 
 SCALE, FIELDS, ROWS, COLUMNS, STATICS = 3, 5, 6, 11, 2
 
@@ -309,3 +310,43 @@ def test_batches_move_to_a_device_in_channels_last():
     assert moved.coarse.is_contiguous(memory_format=torch.channels_last)
     np.testing.assert_array_equal(moved.fine, batch.fine)
     np.testing.assert_array_equal(moved.cells.columns, batch.cells.columns)
+
+
+# positions
+
+
+@pytest.mark.parametrize("counts", [[7], [3, 5, 1, 4]])
+@pytest.mark.parametrize("flip", [(), ("x", "y")])
+def test_a_stream_begun_anywhere_goes_on_as_the_whole_one(counts, flip):
+    """Epoch after epoch, each in its own order; flips are random numbers of the same generator."""
+    blocks = [make_block(count, seed) for seed, count in enumerate(counts)]
+
+    def reader() -> Reader:
+        return make_reader(PLANS["regional"], blocks, mirror=Mirror(flip))
+
+    per_epoch = reader().steps_per_epoch
+    whole = [
+        (arrays(batch), position)
+        for batch, position in itertools.islice(reader().stream(Position()), 2 * per_epoch + 3)
+    ]
+    positions = [position for _, position in whole]
+    assert positions[0] == Position(0, 1) and positions[-1] == Position(2, 3)
+    assert positions[per_epoch - 1 : per_epoch + 1] == [Position(0, per_epoch), Position(1, 1)]
+    for start in range(len(whole) - 1):
+        batch, position = next(reader().stream(positions[start]))
+        assert position == positions[start + 1]
+        for name, values in arrays(batch).items():
+            np.testing.assert_array_equal(values, whole[start + 1][0][name], err_msg=f"{name} after {start}")
+
+
+def test_blocks_whose_batches_are_used_are_not_read():
+    blocks, read = [make_block(4, seed) for seed in range(5)], []
+    reader = make_reader(PLANS["full"], blocks)
+    load = reader.load
+    reader.load = lambda index: (read.append(int(index)), load(index))[1]
+    next(reader.stream(Position(0, 7)))  # of 10 batches, two a block
+    order = np.random.default_rng([1, 0]).permutation(5)
+    assert read[0] == order[3] and set(read) <= set(order[3:].tolist())
+    read.clear()
+    list(reader.batches(0, 10))
+    assert not read

@@ -13,9 +13,10 @@ from torch import nn
 import xsuperres as xsr
 from xsuperres.config import OptimizationConfig
 from xsuperres.errors import TrainingError, XSuperResWarning
+from xsuperres.samples.readers import Position
 from xsuperres.testing import toy_field
 from xsuperres.training.budget import learning_rate
-from xsuperres.training.loop import train
+from xsuperres.training.loop import Loop
 
 TINY = {"width": 5, "depth": 1, "head_width": 4}
 
@@ -61,14 +62,17 @@ class Tickets:
         for _ in range(self.steps_per_epoch):
             yield Ticket()
 
+    def stream(self, position: Position):
+        for epoch in itertools.count(position.epoch):
+            for number, ticket in enumerate(self.batches(epoch)):
+                yield ticket, Position(epoch, number + 1)
+
 
 class Run:
     """One scripted training: the network's number is the count of steps, its average follows at once.
 
     It is its own step.
     """
-
-    prefer = "best"
 
     def __init__(self, *, scores=None, losses=None, on_step=None, clock=None, **config) -> None:
         self.network, self.reader, self.clock = Point(), Tickets(), clock or Clock()
@@ -93,20 +97,21 @@ class Run:
             raise score
         return {"rmse": score, "ratio_to_bicubic": score / 4, "ratio_to_linear": score / 2}
 
-    def train(self, **options):
+    def train(self):
         validate = None if self.scores is None else self.validate
         try:
-            return train(
+            loop = Loop(
                 self.network,
                 self.reader,
                 self,
                 validate,
                 self.config,
+                keep="best",
                 clock=self.clock,
                 device=torch.device("cpu"),
-                progress=False,
-                **options,
             )
+            loop.run(progress=False)
+            return loop.result()
         except KeyboardInterrupt:  # it would end the whole test run
             pytest.fail("Ctrl-C came through, and all that was trained is lost")
 
@@ -244,7 +249,7 @@ def test_without_validation_the_last_average_is_kept():
 
 
 def test_rmse_is_all_that_a_score_needs():
-    """So says the docstring of `train`."""
+    """So says the docstring of `Loop`."""
     run = Run(scores=[1.0], max_steps=2, validations=1)
     run.validate = lambda network: {"rmse": 1.0}
     assert run.train().score == {"rmse": 1.0}

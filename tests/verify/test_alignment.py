@@ -8,11 +8,14 @@ import xarray as xr
 
 from xsuperres.errors import DataError, XSuperResWarning
 from xsuperres.testing import toy_field
-from xsuperres.verify.score import score
 
 REFERENCE, PERIOD, TIME = ({"standard_name": n} for n in ("forecast_reference_time", "forecast_period", "time"))
 DAY = np.timedelta64(1, "D").astype("m8[ns]")
 STATIC = ["elevation", "land_fraction"]
+
+
+def score(fine: xr.DataArray, truth: xr.DataArray, **options) -> xr.Dataset:
+    return fine.sr.score(truth, **options)
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from xsuperres.fields.grid import grid_of
+from xsuperres.fields.field import Field
 from xsuperres.testing import toy_field
-from xsuperres.verify.regions import elevation_of, land_of, region_weights, surface_of
+from xsuperres.verify.regions import elevation_of, land_of, region_areas, surface_of
 
 
 @pytest.fixture
@@ -26,11 +26,14 @@ def fine() -> xr.DataArray:
 )
 def test_elevation_is_in_metres_whatever_it_comes_as(fine, factor, attrs):
     other = fine.drop_vars("elevation").assign_coords(z=(fine.elevation * factor).assign_attrs(attrs).variable)
-    surface, notes = surface_of([other], grid_of(other))
+    given, same = Field.of(other), Field.of(fine)
+    surface, notes = surface_of([given], given.grid)
     np.testing.assert_allclose(elevation_of(surface), fine.elevation, rtol=1e-12)
     assert not notes
-    own, expected = (surface_of([da], grid_of(da))[0] for da in (other, fine))
-    xr.testing.assert_allclose(region_weights(grid_of(other), own), region_weights(grid_of(fine), expected))
+    found, expected = (region_areas(f.grid, surface_of([f], f.grid)[0]) for f in (given, same))
+    assert list(found) == list(expected)
+    for region, areas in expected.items():
+        np.testing.assert_allclose(found[region], areas)
 
 
 def test_the_lapse_rate_takes_geopotential(fine):
@@ -45,5 +48,6 @@ def test_land_in_percent(fine):
     percent = fine.drop_vars("land_fraction").assign_coords(
         sftlf=(100 * fine.land_fraction).assign_attrs(units="%").variable
     )
-    surface, _ = surface_of([percent], grid_of(percent))
+    field = Field.of(percent)
+    surface, _ = surface_of([field], field.grid)
     np.testing.assert_allclose(land_of(surface), fine.land_fraction, rtol=1e-12)

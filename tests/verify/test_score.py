@@ -2,6 +2,7 @@
 
 import gc
 from dataclasses import replace
+from pathlib import Path
 
 import dask
 import numpy as np
@@ -10,14 +11,21 @@ import xarray as xr
 
 import xsuperres as xsr
 from xsuperres.errors import ConfigError, DataError, GridError, UnitsError, UnknownNameError, XSuperResWarning
+from xsuperres.fields import field as field_module
+from xsuperres.fields.field import Field
+from xsuperres.fields.forecasts import TimeAxes
 from xsuperres.model.file import load_model
 from xsuperres.model.table import deactivate
 from xsuperres.testing import toy_field
 from xsuperres.verify.baselines import baseline_fields, is_temperature
-from xsuperres.verify.report import score_table
-from xsuperres.verify.score import score, training_overlap
+from xsuperres.verify.score import training_overlap
+from xsuperres.verify.score_table import score_table
 
 STEPS = {"max_steps": 3}
+
+
+def score(fine: xr.DataArray, truth: xr.DataArray, **options) -> xr.Dataset:
+    return fine.sr.score(truth, **options)
 
 
 @pytest.fixture(scope="module")
@@ -375,18 +383,18 @@ def test_overlap_with_the_training_period(archive, model):
     with pytest.warns(XSuperResWarning, match="1 time step"):
         score(fine.isel(time=0), late.isel(time=0), metrics="rmse")
     elsewhere = late.assign_coords(lon=("lon", late.lon.values + 100, late.lon.attrs))
-    assert training_overlap(model, elsewhere)[1] == 0.0
+    assert training_overlap(model, Field.of(elsewhere))[1] == 0.0
     half = late.assign_coords(lon=("lon", late.lon.values + 12 - 360, late.lon.attrs))
-    assert training_overlap(model, half) == (1, pytest.approx(0.5))
+    assert training_overlap(model, Field.of(half)) == (1, pytest.approx(0.5))
 
 
 def test_overlap_in_another_calendar(archive):
     days = xr.date_range("2001-01-01", periods=10, calendar="360_day", use_cftime=True)
     field = archive.assign_coords(time=days)
     model = field.isel(time=slice(0, 6)).sr.fit(2, optimization=STEPS, progress=False, activate=False)
-    assert training_overlap(model, field)[0] == 5
-    assert training_overlap(model, archive.isel(time=slice(4, 10)))[0] == 1
-    assert training_overlap(model, field.drop_vars("time"))[0] == 0
+    assert training_overlap(model, Field.of(field))[0] == 5
+    assert training_overlap(model, Field.of(archive.isel(time=slice(4, 10))))[0] == 1
+    assert training_overlap(model, Field.of(field.drop_vars("time")))[0] == 0
 
 
 @pytest.mark.parametrize(
@@ -496,6 +504,48 @@ def test_dask_is_computed_once(fine, truth):
     assert all(dask.is_dask_collection(guess) for guess in guesses.values())
 
 
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize("given", [True, False])
+def test_each_array_is_understood_once(fine, truth, monkeypatch, given, lazy):
+    """Axes, cells and times are read of the field, the truth and the coarse data, and not again."""
+    calls = []
+    for module, name in ((field_module, "find_axes"), (field_module, "grid_along"), (TimeAxes, "of")):
+        right = getattr(module, name)
+
+        def counted(*args, name=name, right=right, **options):
+            calls.append(name)
+            return right(*args, **options)
+
+        monkeypatch.setattr(module, name, counted)
+    coarse = truth.sr.coarsen(2) if given else None
+    calls.clear()
+    score(fine.chunk(lat=8) if lazy else fine, truth, coarse=coarse)
+    assert {name: calls.count(name) for name in set(calls)} == dict.fromkeys(
+        ("find_axes", "grid_along", "of"), 2 + given
+    )
+
+
+def test_warnings_point_at_the_caller(fine, truth, archive, open_model):
+    """At this file, for a DataArray and for a Dataset, however deep the reason lies."""
+    bare = truth.elevation.drop_attrs().assign_attrs(standard_name="surface_altitude")  # without units
+    far = [
+        da.assign_coords(lon=da.lon + 100, elevation=bare.variable)
+        for da in (truth.sr.coarsen(2).sr.interpolate(2, like=truth), truth)
+    ]
+    late = archive.isel(time=slice(4, 8))
+    calls = {
+        "units are None": lambda: fine.sr.score(truth.drop_attrs(deep=False), metrics="rmse"),
+        "training period": lambda: late.sr.score(late, model=open_model, metrics="rmse"),
+        "was made by model": lambda: fine.sr.score(truth, model=open_model, metrics="rmse"),
+        "static field 'elevation': units are None": lambda: far[0].sr.score(far[1], model=open_model, metrics="rmse"),
+        "tas|units are None": lambda: fine.to_dataset().sr.score(truth.drop_attrs(deep=False).to_dataset()),
+    }
+    for text, call in calls.items():
+        with pytest.warns(XSuperResWarning, match=text) as caught:
+            call()
+        assert {Path(warning.filename).name for warning in caught} == {Path(__file__).name}, text
+
+
 def test_chunked_coordinates(fine, truth):
     chunks = {"time": 2, "lat": 8}
     found = score(fine.chunk(chunks), truth.chunk(chunks), metrics="rmse")
@@ -544,7 +594,7 @@ def test_report(fine, truth):
     ],
 )
 def test_temperatures(name, attrs, expected):
-    assert is_temperature(xr.DataArray(0.0, name=name, attrs=attrs)) is expected
+    assert is_temperature(name, attrs) is expected
 
 
 def test_the_default_coarse_field_is_made_as_the_model_was_trained(make_model):
@@ -574,9 +624,9 @@ def test_steps_that_were_held_out_do_not_overlap(archive):
         model = field.sr.fit(2, optimization=STEPS, validation=held, progress=False, activate=False)
         assert model.training.period == ("2001-01-01T00:00:00", "2001-01-10T00:00:00")
         assert model.training.held_out == (("2001-01-04T00:00:00", "2001-01-06T00:00:00"),)
-        assert training_overlap(model, archive.sel(time=held))[0] == 0
-        assert training_overlap(model, archive.sel(time=slice("2001-01-03", "2001-01-07")))[0] == 2
-        assert training_overlap(model, archive)[0] == 7
+        assert training_overlap(model, Field.of(archive.sel(time=held)))[0] == 0
+        assert training_overlap(model, Field.of(archive.sel(time=slice("2001-01-03", "2001-01-07"))))[0] == 2
+        assert training_overlap(model, Field.of(archive))[0] == 7
     truth = archive.sel(time=held)
     truth.sr.coarsen(2).sr.downscale(model).sr.score(truth, model=model, metrics="rmse")  # without a warning
 
@@ -587,11 +637,11 @@ def test_stretches_at_the_ends_and_in_another_calendar(archive):
     model = field.sr.fit(2, optimization=STEPS, progress=False, activate=False)
     assert model.training.period == ("2001-01-01 00:00:00", "2001-01-08 00:00:00")
     assert model.training.held_out == (("2001-01-09 00:00:00", "2001-01-10 00:00:00"),)
-    assert training_overlap(model, field)[0] == 8
+    assert training_overlap(model, Field.of(field))[0] == 8
 
 
 def test_space_holds_out_no_time(archive):
     wide = toy_field(time=4, y=16, x=80)
     model = wide.sr.fit(2, optimization=STEPS, validation="space", progress=False, activate=False)
     assert model.training.held_out == ()
-    assert training_overlap(model, wide)[0] == 4
+    assert training_overlap(model, Field.of(wide))[0] == 4

@@ -149,7 +149,7 @@ def downscale_to_zarr(
         looks at data in memory first; lazy data are judged by what all runs of an archive have computed.
     resume : bool
         Go on with the archive of the same run that the store holds, or open it if it is finished. False: refuse
-        any store of which a region is done. Nothing that is done is ever deleted.
+        any store that holds an archive, finished or only begun. Nothing that is there is ever deleted.
     encoding : mapping, optional
         Of variables, as for `Dataset.to_zarr`. By default fields are stored in chunks of 1 to 32 MiB, shuffled and
         compressed with zstd. Integers have their lowest value as `_FillValue`, unsigned ones the highest, if none
@@ -172,8 +172,9 @@ def downscale_to_zarr(
     Raises
     ------
     StoreError
-        If the store is of another model, other inputs or settings, was not written by this method, cannot be
-        written to, is not seen by the workers, or another process is writing to it.
+        If the store holds an archive of another model, other inputs or settings, even one that is only begun, was
+        not written by this method, cannot be written to or is not seen by the workers; or if another process is
+        writing to the folder.
     XSuperResError
         If zarr is not installed, or whatever `downscale` raises.
 

@@ -81,15 +81,24 @@ def score(
     >>> bool(rmse.sel(product="lapse") < rmse.sel(product="bicubic"))
     True
     """
+    from xsuperres.fields.field import Field
     from xsuperres.model.file import load_model
     from xsuperres.verify.score import score
 
     chosen = load_model(model) if isinstance(model, (str, os.PathLike)) else model
-    fields = self._fields()
+    fields = self._fields(checked=True)
     names = [field.name for field in fields]
-    truths, coarses = (self._like(names, data, what) for what, data in (("truth", truth), ("coarse", coarse)))
+    truths, sources = self._like(names, truth, "truth"), self._like(names, coarse, "coarse")
     tables = [
-        score(field.array, true, coarse=source, model=chosen, baselines=baselines, metrics=metrics, dim=dim)
-        for field, true, source in zip(fields, truths, coarses, strict=True)
+        score(
+            field,
+            Field.of(true),
+            coarse=None if source is None else Field.of(source),
+            model=chosen,
+            baselines=baselines,
+            metrics=metrics,
+            dim=dim,
+        )
+        for field, true, source in zip(fields, truths, sources, strict=True)
     ]
     return self._joined(tables, names)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from xsuperres.errors import DataError
-from xsuperres.fields.channels import contrast
+from xsuperres.fields.stages import contrast
 
 __all__ = ["LAPSE_RATE", "InputMoments", "LinearBaselines", "Scaling", "TrainingMoments", "coarse_area"]
 

@@ -5,13 +5,12 @@ Arrays of numpy or torch alike; elementwise, NaN stays NaN.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-__all__ = ["Transform", "stacked_offsets"]
+__all__ = ["Transform"]
 
 
 @dataclass(frozen=True)
@@ -21,7 +20,7 @@ class Transform:
     Parameters
     ----------
     kind : {None, "log1p", "sqrt", "anomaly"}
-        log1p and sqrt keep the sign; the anomaly is taken about planes that `Channels` holds, not here.
+        log1p and sqrt keep the sign; the anomaly is taken about planes, by the stage `Departures`.
     unit : float
         What the size is counted in before the logarithm, in units of the variable.
 
@@ -53,26 +52,6 @@ class Transform:
         if self.kind == "sqrt":
             return _of(values).abs(values) * values
         return values
-
-
-def stacked_offsets(
-    climatologies: Sequence[tuple[np.ndarray, np.ndarray] | None],
-    shapes: tuple[tuple[int, int], tuple[int, int]],
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return what is subtracted from coarse and fine fields, (targets, y, x) each: climatologies, 0 without one.
-
-    Parameters
-    ----------
-    climatologies : sequence of (coarse, fine) or None
-        Of each target, in every cell.
-    shapes : tuple
-        Of the coarse and the fine grid.
-    """
-    if all(pair is None for pair in climatologies):
-        return None
-    pairs = [(np.zeros(shapes[0]), np.zeros(shapes[1])) if pair is None else pair for pair in climatologies]
-    coarse, fine = (np.stack([pair[which] for pair in pairs]) for which in (0, 1))
-    return coarse, fine
 
 
 def _of(values: Any) -> Any:

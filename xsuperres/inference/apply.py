@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 
 from xsuperres.errors import XSuperResError
-from xsuperres.fields.channels import CoarsePlanes
+from xsuperres.fields.channels import Channels
 from xsuperres.fields.grid import fine_index
 from xsuperres.inference.devices import is_short_of_memory
 from xsuperres.inference.frames import EncodedFrames, Frames, placed
 from xsuperres.inference.prepared import Prepared
 from xsuperres.nn.network import Cells, Fixed
 from xsuperres.nn.place import at
-from xsuperres.nn.resample import interpolate, interpolate_valid, repeat_cells
+from xsuperres.nn.resample import repeat_cells
 from xsuperres.nn.temporal import taken
 
 __all__ = ["Mask", "apply"]
@@ -56,16 +56,16 @@ def apply(prepared: Prepared, frames: Frames, *, batch_size: int | None = None, 
     lines = (fine_index(index, scale)[None] for index in (frames.rows, frames.columns))
     cells = Cells(*(torch.from_numpy(line) for line in lines))
     shape = (n, prepared.channels.targets, *(size * scale for size in frames.values.shape[-2:]))
-    ground = _attempted(prepared, partial(_Ground.of, prepared, cells, frames))
-    if ground is None:
+    constants = _attempted(prepared, partial(_BlockConstants.of, prepared, cells, frames))
+    if constants is None:
         raise _too_large(prepared, shape)
     out = np.empty(shape, frames.values.dtype)
-    encoded = EncodedFrames(prepared, frames, ground.coarse, ground.fixed)
+    encoded = EncodedFrames(prepared, frames, constants.channels, constants.fixed)
     downloads = prepared.device.downloads()
     start, step = 0, max(1, min(n, batch_size or n, prepared.fitting.get(shape[-2:], n)))
     while start < n:
         span = slice(start, min(start + step, n))
-        fine = _attempted(prepared, partial(_masked_steps, prepared, encoded, ground, span, mask))
+        fine = _attempted(prepared, partial(_masked_steps, prepared, encoded, constants, span, mask))
         if fine is None:
             step = _halved(span.stop - span.start, prepared, shape)
             continue
@@ -103,48 +103,39 @@ def _too_large(prepared: Prepared, shape: tuple[int, ...]) -> XSuperResError:
 
 
 @dataclass(frozen=True)
-class _Ground:
-    """What all steps of a block share: what its fixed channels add to the features, and the planes of its cells."""
+class _BlockConstants:
+    """What all steps of a block share: what its fixed channels add to the features, and the stages on its cells."""
 
     fixed: Fixed
-    correction: Tensor | None
-    coarse: CoarsePlanes
-    offset: Tensor | None
-    never: Tensor | None
+    channels: Channels
+    never_trained: Tensor | None
 
     @classmethod
-    def of(cls, prepared: Prepared, cells: Cells, frames: Frames) -> _Ground:
-        def window(planes: Tensor | None) -> Tensor | None:
-            return None if planes is None else planes[:, cells.rows[0][:, None], cells.columns[0]]
-
-        def coarse(planes: Tensor | None) -> Tensor | None:
-            return None if planes is None else planes[:, torch.from_numpy(frames.rows)[:, None], frames.columns]
-
-        fine = window(prepared.fine)
-        assert fine is not None
-        fine = fine[None].contiguous(memory_format=torch.channels_last)
+    def of(cls, prepared: Prepared, cells: Cells, frames: Frames) -> _BlockConstants:
+        rows, columns = cells.rows[0], cells.columns[0]
+        fine = prepared.fine[:, rows[:, None], columns][None].contiguous(memory_format=torch.channels_last)
         with prepared.device.arithmetic(prepared.precision):
             fixed = prepared.network.fixed(fine if fine.shape[1] else None, cells)
-        trained = window(prepared.trained)
-        planes = CoarsePlanes(coarse(prepared.coarse.climatology), coarse(prepared.coarse.offset))
-        return cls(
-            fixed,
-            window(prepared.correction),
-            planes,
-            window(prepared.offset),
-            None if trained is None else ~trained,
-        )
+        channels = prepared.channels.cut(frames.rows, frames.columns, prepared.scale)
+        trained = None if prepared.trained is None else prepared.trained[:, rows[:, None], columns]
+        return cls(fixed, channels, None if trained is None else ~trained)
 
 
-def _masked_steps(prepared: Prepared, encoded: EncodedFrames, ground: _Ground, span: slice, mask: Mask) -> Tensor:
+def _masked_steps(
+    prepared: Prepared, encoded: EncodedFrames, constants: _BlockConstants, span: slice, mask: Mask
+) -> Tensor:
     """Return some output steps (n, t, Y, X), NaN where `mask` says so."""
-    fine = _steps(prepared, encoded, ground, span, restore=mask is not None)
-    return fine.masked_fill(ground.never, torch.nan) if mask == "model" and ground.never is not None else fine
+    fine = _steps(prepared, encoded, constants, span, restore=mask is not None)
+    if mask != "model" or constants.never_trained is None:
+        return fine
+    return fine.masked_fill(constants.never_trained, torch.nan)
 
 
-def _steps(prepared: Prepared, encoded: EncodedFrames, ground: _Ground, span: slice, *, restore: bool) -> Tensor:
+def _steps(
+    prepared: Prepared, encoded: EncodedFrames, constants: _BlockConstants, span: slice, *, restore: bool
+) -> Tensor:
     """Return some output steps (n, t, Y, X) in the variables' units."""
-    frames, recipe = encoded.frames, prepared.channels
+    frames, channels, head = encoded.frames, constants.channels, prepared.network.output_head
     encoded.until(span)
     own = torch.from_numpy(encoded.output[span] - encoded.own.first)
     features, values, valid = (taken(part, own) for part in encoded.own.parts)
@@ -152,22 +143,14 @@ def _steps(prepared: Prepared, encoded: EncodedFrames, ground: _Ground, span: sl
     window = None if frames.windows is None else torch.from_numpy(frames.windows[span] - encoded.gates.first)
     gates = prepared.network.windowed(encoded.gates.parts, window)
     with at(place), prepared.device.arithmetic(prepared.precision):
-        output = prepared.decode(features, gates, ground.fixed)
+        raw = prepared.decode(features, gates, constants.fixed).float()
+    output = head.mean(raw) if frames.keys is None else head.draw(raw, place)
     complete = bool(encoded.complete[encoded.output[span]].all())
-    skip = None
-    if recipe.has_skip:
-        with prepared.device.arithmetic("fp32"):
-            skip = _bicubic(values, valid, prepared.scale, complete=complete)
-        if ground.correction is not None:
-            skip = skip + ground.correction
+    with prepared.device.arithmetic("fp32"):
+        skip = channels.skip.interpolated(values, valid, prepared.scale, complete=complete)
     dtype = torch.float64 if frames.values.dtype == np.float64 else torch.float32
-    result = recipe.restored(recipe.combined(output.float(), skip), ground.offset, dtype)
+    result = channels.fields(channels.prediction(output, skip), dtype)
     if restore and not complete:
         present = repeat_cells(valid.float(), prepared.scale) > 0.5
         result = torch.where(present, result, torch.nan)
     return result
-
-
-def _bicubic(value: Tensor, valid: Tensor, scale: int, *, complete: bool) -> Tensor:
-    """Return the interpolation of scaled values (n, t, y, x) as (n, t, Y, X), from valid cells only."""
-    return interpolate(value, scale) if complete else interpolate_valid(value, valid, scale)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xsuperres.fields.channels import Channels, CoarsePlanes
+from xsuperres.fields.channels import Channels
 from xsuperres.inference.guard import warn_everywhere
 from xsuperres.inference.prepared import Prepared
 from xsuperres.nn.network import Fixed
@@ -60,16 +60,16 @@ class EncodedFrames:
     Features, values and what is valid are kept from the first output frame on, gates from its window's first frame.
     """
 
-    def __init__(self, prepared: Prepared, frames: Frames, planes: CoarsePlanes, fixed: Fixed) -> None:
-        self.prepared, self.frames, self.planes, self.fixed = prepared, frames, planes, fixed
+    def __init__(self, prepared: Prepared, frames: Frames, channels: Channels, fixed: Fixed) -> None:
+        self.prepared, self.frames, self.channels, self.fixed = prepared, frames, channels, fixed
         self.windows = np.arange(len(frames.values))[:, None] if frames.windows is None else frames.windows
         self.output = self.windows[:, 0 if frames.windows is None else prepared.time_halo[0]]
         self.needed = _lowest_to_come(self.windows.min(axis=1)), _lowest_to_come(self.output)
         self.stop = 0
         self.own, self.gates = _Kept(), _Kept()  # (features, values, valid), (gates,)
-        finite = np.isfinite(frames.values[:, : prepared.channels.targets])
+        finite = np.isfinite(frames.values[:, : channels.targets])
         self.complete = finite.all(axis=(1, 2, 3))  # known here, so that a GPU need not be asked
-        _warn_of_missing(frames.values, prepared.channels)
+        _warn_of_missing(frames.values, channels)
         if frames.windows is not None:
             _warn_of_empty(finite.any(axis=(1, 2, 3)))
 
@@ -87,14 +87,14 @@ class EncodedFrames:
     def _encode(self, span: slice) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
         prepared, frames = self.prepared, self.frames
         block = prepared.device.upload(frames.values[span])
-        valid, recipe = torch.isfinite(block), prepared.channels
+        valid = torch.isfinite(block)
         calendar = None if frames.calendar is None else prepared.device.upload(frames.calendar[span])
         with prepared.device.arithmetic("fp32"):
-            values, channels = recipe.coarse(block, valid, self.planes, calendar)
+            values, channels = self.channels.inputs(block, valid, calendar)
         place = placed(frames, None if frames.keys is None else frames.keys[0][span])
         with at(place), prepared.device.arithmetic(prepared.precision):
             parts = prepared.encode(channels.contiguous(memory_format=torch.channels_last), self.fixed)
-        return parts, values, valid[:, : recipe.targets]
+        return parts, values, valid[:, : self.channels.targets]
 
 
 @dataclass(frozen=True)
@@ -129,8 +129,8 @@ def placed(frames: Frames, keys: Tensor | None) -> Place | None:
     return None if frames.place is None else replace(frames.place, keys=keys)
 
 
-def _warn_of_missing(values: np.ndarray, recipe: Channels) -> None:
-    complete = [index for index in range(values.shape[1]) if index not in recipe.masked]
+def _warn_of_missing(values: np.ndarray, channels: Channels) -> None:
+    complete = [index for index in range(values.shape[1]) if index not in channels.masked]
     if complete and not np.isfinite(values[:, complete]).all():
         warn_everywhere(
             "There are NaN cells, but the model was trained on complete fields and has no mask channel: they are "

@@ -11,11 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from xsuperres.fields.channels import Channels, CoarsePlanes
+from xsuperres.fields.channels import Channels
 from xsuperres.inference.devices import HALF, ON_CPU, Device, Execution, device_of
 from xsuperres.inference.tally import Limits
 from xsuperres.model.artefact import SRModel
@@ -30,9 +29,8 @@ __all__ = ["Prepared", "bytes_of", "bytes_per_cell", "prepare", "sub_batch"]
 class Prepared:
     """A model ready to run on one device: tensors of its whole domain, cropped block by block.
 
-    `fine` (c, Y, X) are the fine channels, `correction` (t, Y, X) what the skip adds to bicubic in scaled units,
-    `coarse` the planes of the coarse grid, `offset` (t, Y, X) what is added to transformed values, `trained`
-    (t, Y, X) the fine cells that were trained on, where some never were, `limits` the range of the inputs. `encode` and
+    `channels` are the stages with their planes on the device, `fine` (c, Y, X) the fine channels, `trained` (t, Y, X)
+    the fine cells that were trained on, where some never were, `limits` the range of the inputs. `encode` and
     `decode` are the network's own, or compiled. `fitting` notes how many fields (Y, X) at once the device's memory
     holds where more did not fit.
     """
@@ -46,9 +44,6 @@ class Prepared:
     time_halo: tuple[int, int]
     bytes_per_cell: int
     fine: Tensor
-    correction: Tensor | None
-    coarse: CoarsePlanes
-    offset: Tensor | None
     trained: Tensor | None
     limits: Limits
     device: Device
@@ -58,29 +53,21 @@ class Prepared:
 
 def prepare(model: SRModel, execution: Execution = ON_CPU, network: SuperResolution | None = None) -> Prepared:
     """Return `model` ready to run on the execution's device; `network` replaces its own (validation in training)."""
-    device, channels = device_of(execution.device), model.channels
-
-    def tensor(values: np.ndarray | None, dtype: torch.dtype = torch.float32) -> Tensor | None:
-        return None if values is None else torch.from_numpy(np.ascontiguousarray(values)).to(device.torch, dtype)
-
-    correction, count = channels.correction, channels.targets
-    offsets = channels.offsets or (None, None)
+    device = device_of(execution.device)
+    trained = None if model.fine_mask is None else torch.from_numpy(model.fine_mask).to(device.torch)
     network = network if network is not None else _placed(model.network, device.torch)
     encode, decode = _compiled(network) if execution.compile else (network.encode, network.decode)
     return Prepared(
         network=network,
         encode=encode,
         decode=decode,
-        channels=channels,
+        channels=model.channels.on(device.torch),
         scale=model.scale,
         reach=model.reach,
         time_halo=model.time_halo,
         bytes_per_cell=bytes_per_cell(model),
-        fine=torch.from_numpy(channels.fine).to(device.torch),
-        correction=tensor(None if correction is None else correction / np.array(channels.sd[:count])[:, None, None]),
-        coarse=CoarsePlanes(tensor(channels.climatology, torch.float64), tensor(offsets[0], torch.float64)),
-        offset=tensor(offsets[1]),
-        trained=tensor(model.fine_mask, torch.bool),
+        fine=torch.from_numpy(model.channels.fine).to(device.torch),
+        trained=trained,
         limits=Limits.of(model),
         device=device,
         precision=execution.precision,
@@ -112,8 +99,7 @@ def bytes_per_cell(model: SRModel) -> int:
 
 def bytes_of(prepared: Prepared) -> int:
     """Return how many bytes a prepared model takes."""
-    planes: list[Tensor | None] = [prepared.fine, prepared.correction, prepared.offset, prepared.trained]
-    planes += [prepared.coarse.climatology, prepared.coarse.offset]
+    planes = [prepared.fine, prepared.trained, *prepared.channels.planes()]
     weights = sum(parameter.nbytes for parameter in prepared.network.parameters())
     return weights + sum(plane.nbytes for plane in planes if plane is not None)
 

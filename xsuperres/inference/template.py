@@ -1,11 +1,11 @@
 """What an archive holds before its fields do: metadata, coordinates, empty arrays; and how fields are stored in it.
 
-Labelled arrays in. Lazy variables are fields, computed and written by region; all others are in memory, see `loaded`.
+Labelled arrays in, objects of a store out, so that what cannot be written is said before anything is. Lazy variables
+are fields, computed and written by region; all others are in memory, see `loaded`.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
@@ -16,10 +16,9 @@ import xarray as xr
 from xsuperres.errors import ConfigError, DataError, unknown_name, warn
 from xsuperres.fields.checks import is_lazy
 from xsuperres.fields.grid import find_axes
-from xsuperres.inference.journal import IDENTITY
-from xsuperres.inference.regions import stored_chunk, with_blocks
+from xsuperres.inference.regions import stored_chunk
 
-__all__ = ["Encoding", "blocks_of", "check_template", "fields_of", "loaded", "write_template"]
+__all__ = ["Encoding", "blocks_of", "check_size", "fields_of", "loaded", "template_of"]
 
 Encoding = Mapping[Any, Mapping[str, Any]]
 
@@ -70,8 +69,17 @@ def _wanted_chunks(da: xr.DataArray, encoding: Mapping[str, Any]) -> dict[Any, i
     return dict(zip(da.dims, map(int, sizes), strict=True))
 
 
-def check_template(fine: xr.Dataset, encoding: Encoding, budget: int) -> dict[str, int]:
-    """Write the template into memory, so that what cannot be written is told before anything is; return the blocks.
+def template_of(
+    fine: xr.Dataset, encoding: Encoding, blocks: Mapping[str, int], attributes: Mapping[str, str]
+) -> dict[str, bytes]:
+    """Return the objects of a store that come before the fields, by key: metadata, coordinates, empty arrays.
+
+    Parameters
+    ----------
+    blocks : mapping
+        Sizes by dim; stored chunks divide them.
+    attributes : mapping
+        Of the root, besides those of the data.
 
     Raises
     ------
@@ -81,27 +89,14 @@ def check_template(fine: xr.Dataset, encoding: Encoding, budget: int) -> dict[st
     for name in encoding:
         if name not in fine.variables:
             raise unknown_name("variable in encoding", name, fine.variables)
-    blocks = blocks_of(fine, encoding)
-    if (refusal := _refusal(fine, blocks, {})) is not None:
-        raise DataError(f"{_culprit(fine)} cannot be written to Zarr: {refusal} Convert or drop it.")
-    if encoding and (refusal := _refusal(fine, blocks, encoding)) is not None:
-        raise ConfigError(f"This encoding cannot be written to Zarr: {refusal}")
-    _check_size(fine, encoding, blocks, budget)
-    return blocks
-
-
-def _refusal(fine: xr.Dataset, blocks: Mapping[str, int], encoding: Encoding) -> str | None:
-    """Return why a template cannot be written, None if it can."""
-    from zarr.storage import MemoryStore
-
-    others = {name: dict(given) for name, given in encoding.items() if not is_lazy(fine[name])}
-    bare = xr.Dataset({name: xr.Variable(fine[name].dims, fine[name].values) for name in others})
+    fine = fine.assign_attrs(attributes)
     try:
-        bare.to_zarr(MemoryStore(), encoding=others, consolidated=False, zarr_format=3)  # refuses names it ignores else
-        write_template(MemoryStore(), with_blocks(fine, blocks), encoding, {})
+        return _written(fine, encoding, blocks)
     except _REFUSALS as error:
-        return f"{error.__cause__ or error}".rstrip(".") + "."
-    return None
+        refusal = f"{error.__cause__ or error}".rstrip(".") + "."
+        if encoding and _can_be_written(fine, blocks):
+            raise ConfigError(f"This encoding cannot be written to Zarr: {refusal}") from error
+        raise DataError(f"{_culprit(fine)} cannot be written to Zarr: {refusal} Convert or drop it.") from error
 
 
 def _culprit(fine: xr.Dataset) -> str:
@@ -113,21 +108,19 @@ def _culprit(fine: xr.Dataset) -> str:
         if not is_lazy(fine[name]):
             bare = xr.Variable(variable.dims, variable.values, encoding=_plain(name, variable, {}).encoding)
             parts[f"The variable {str(name)!r}"] = xr.Dataset({name: bare})
-    return next((told for told, part in parts.items() if not _can_be_written(part)), "The result")
+    return next((name for name, part in parts.items() if not _can_be_written(part, {})), "The result")
 
 
-def _can_be_written(part: xr.Dataset) -> bool:
-    from zarr.storage import MemoryStore
-
+def _can_be_written(part: xr.Dataset, blocks: Mapping[str, int]) -> bool:
     try:
-        part.to_zarr(MemoryStore(), consolidated=False, zarr_format=3)
+        _written(part, {}, blocks)
     except _REFUSALS:
         return False
     return True
 
 
-def _check_size(fine: xr.Dataset, encoding: Encoding, blocks: Mapping[str, int], budget: int) -> None:
-    """Warn if the chunks that the user wants make blocks that are larger than what is to be written at once."""
+def check_size(fine: xr.Dataset, encoding: Encoding, blocks: Mapping[str, int], budget: int) -> None:
+    """Warn if the chunks that the user wants make blocks that are larger than the `budget` of a region in bytes."""
     fields = fields_of(fine)
     size = math.prod(blocks.values()) * sum(da.dtype.itemsize for da in fields)
     if size > budget and any({"chunks", "shards"} & set(encoding.get(da.name, ())) for da in fields):
@@ -138,19 +131,30 @@ def _check_size(fine: xr.Dataset, encoding: Encoding, blocks: Mapping[str, int],
         )
 
 
-def write_template(store: Any, fine: xr.Dataset, encoding: Encoding, identity: Mapping[str, Any]) -> None:
-    """Write metadata, coordinates and empty arrays, in place of those that another process may have left."""
-    import zarr
+def _written(fine: xr.Dataset, encoding: Encoding, blocks: Mapping[str, int]) -> dict[str, bytes]:
+    """Return the objects that `fine` is stored as, but for those of its fields' values."""
+    from zarr.core.buffer import Buffer
+    from zarr.storage import MemoryStore
 
-    root = zarr.open_group(store, mode="a", zarr_format=3, use_consolidated=False)
-    for name in list(root.array_keys()):
-        del root[name]
-    fields = {da.name: _encoding_of(da, encoding.get(da.name, {})) for da in fields_of(fine)}
-    plain = {name: _plain(name, v, encoding.get(name, {})) for name, v in fine.variables.items() if name not in fields}
-    fine = fine.assign({name: plain[name] for name in fine.data_vars if name in plain})
+    lazy = {da.name: _unwritten(da.variable) for da in fields_of(fine)}
+    plain = {name: _plain(name, v, encoding.get(name, {})) for name, v in fine.variables.items() if name not in lazy}
+    asked = {name: dict(encoding[name]) for name in encoding if name in plain}
+    if asked:  # xarray ignores what it does not know of an encoding, unless it comes as an argument
+        bare = xr.Dataset({name: xr.Variable(plain[name].dims, plain[name].values) for name in asked})
+        bare.to_zarr(MemoryStore(), encoding=asked, consolidated=False, zarr_format=3)
+    fields = {name: _encoding_of(da, blocks, encoding.get(name, {})) for name, da in lazy.items()}
+    fine = fine.assign({**lazy, **{name: plain[name] for name in fine.data_vars if name in plain}})
     fine = fine.assign_coords({name: plain[name] for name in fine.coords})
-    fine = fine.assign_attrs({IDENTITY: json.dumps(identity, sort_keys=True)})
-    fine.to_zarr(store, mode="a", compute=False, consolidated=False, encoding=fields, zarr_format=3)
+    objects: dict[str, Buffer] = {}
+    fine.to_zarr(MemoryStore(objects), mode="w", compute=False, consolidated=False, encoding=fields, zarr_format=3)
+    return {key: content.to_bytes() for key, content in objects.items()}
+
+
+def _unwritten(variable: xr.Variable) -> xr.Variable:
+    """Return a field whose values are in one lazy piece, of which nothing is written."""
+    import dask.array
+
+    return variable.copy(deep=False, data=dask.array.empty(variable.shape, dtype=variable.dtype, chunks=-1))
 
 
 def _plain(name: Hashable, variable: xr.Variable, wanted: Mapping[str, Any]) -> xr.Variable:
@@ -171,24 +175,24 @@ def _plain(name: Hashable, variable: xr.Variable, wanted: Mapping[str, Any]) -> 
     return plain
 
 
-def _encoding_of(da: xr.DataArray, given: Mapping[str, Any]) -> dict[str, Any]:
+def _encoding_of(variable: xr.Variable, blocks: Mapping[str, int], given: Mapping[str, Any]) -> dict[str, Any]:
     """Return how a field is stored.
 
     Shuffling the bytes of floats before zstd leaves 30 % less of fine temperatures than zstd alone, in less time.
     """
     from zarr.codecs import BloscCodec
 
-    block = given.get("shards") or [sizes[0] for sizes in da.chunks or ()]
-    chosen: dict[str, Any] = {"chunks": stored_chunk(block, da.dtype.itemsize)}
+    block = given.get("shards") or [blocks[str(dim)] for dim in variable.dims]
+    chosen: dict[str, Any] = {"chunks": stored_chunk(block, variable.dtype.itemsize)}
     if not _CODECS & set(given):
         chosen["compressors"] = (BloscCodec(cname="zstd", clevel=3, shuffle="shuffle"),)
-    stored = np.dtype(given.get("dtype") or da.dtype)
+    stored = np.dtype(given.get("dtype") or variable.dtype)
     fill = next((given[key] for key in ("_FillValue", "missing_value") if given.get(key) is not None), _missing(stored))
     if "missing_value" not in given:
         chosen["_FillValue"] = fill
     chosen["fill_value"] = fill  # what is not there reads as missing
     wanted = {key: value for key, value in given.items() if value is not None or stored.kind not in "iu"}
-    return {**da.encoding, **chosen, **wanted}
+    return {**variable.encoding, **chosen, **wanted}
 
 
 def _missing(dtype: np.dtype) -> Any:

@@ -122,12 +122,11 @@ class Validator:
 
     def _linear(self, fields: Fields) -> np.ndarray:
         """Return the linear baseline in the variables' units, within their bounds as the network is."""
-        channels, window = self.model.channels, self.window
-        correction = self.model.linear_correction[:, *window]
-        mean, sd = (np.array(n[: channels.targets])[:, None, None] for n in (channels.mean, channels.sd))
-        linear = self.blocks.transformed_bicubic(fields, channels)[..., *window] + correction
-        offset = None if channels.offsets is None else torch.from_numpy(channels.offsets[1][:, *window])
-        return channels.restored(torch.from_numpy((linear - mean) / sd), offset, torch.float64).numpy()
+        channels = self.model.channels.cut(self.rows, self.columns, self.model.scale)
+        _, _, bicubic = self.blocks.transformed(fields, self.model.channels.before_scale)
+        linear = bicubic[..., *self.window] + self.model.linear_correction[:, *self.window]
+        scaled = (linear - channels.scale.plane("mean")) / channels.scale.plane("sd")
+        return channels.fields(torch.from_numpy(scaled), torch.float64).numpy()
 
 
 def _extent(line: np.ndarray, scale: int) -> slice:

@@ -20,18 +20,12 @@ from xsuperres.fields.grid import Grid
 from xsuperres.fields.ranges import InputRange
 from xsuperres.fields.static import StaticScaling, anomalies, static_channels
 from xsuperres.fields.times import offsets
-from xsuperres.fields.transform import Transform, stacked_offsets
+from xsuperres.fields.transform import Transform
+from xsuperres.model.features import channels_of, residual_sd
 from xsuperres.nn.discriminator import Discriminator
 from xsuperres.nn.network import NetworkSpec, SuperResolution
-from xsuperres.nn.resample import radius
 
-__all__ = ["Predictor", "SRModel", "Target", "TrainingRecord", "Variable", "reach_of"]
-
-
-def reach_of(network: SuperResolution, data: DataConfig) -> int:
-    """Return the reach of a network with its input channels and its skip, in coarse cells."""
-    skip = radius("bicubic") if network.spec.config.skip else 0
-    return max(network.reach + data.reach, skip)
+__all__ = ["Predictor", "SRModel", "Target", "TrainingRecord", "Variable"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,9 +88,10 @@ class Predictor(Input):
 class TrainingRecord:
     """How and on what the model was trained.
 
-    `period` is first and last training time as text, `held_out` the stretches of time, first and last, that were
-    validated on instead; `validation` is the validation score; `history` maps names to equally long lists, one entry a
-    validation; `step` is the usual step in time, or along leads, in hours.
+    `kind` is the name of the kind of training; `period` is first and last training time as text, `held_out` the
+    stretches of time, first and last, that were validated on instead; `validation` is the validation score; `history`
+    maps names to equally long lists, one entry a validation; `step` is the usual step in time, or along leads, in
+    hours.
     """
 
     period: tuple[str, str] | None
@@ -106,7 +101,7 @@ class TrainingRecord:
     cpu_seconds: float
     validation_kind: str
     held_out: tuple[tuple[str, str], ...] = ()
-    adversarial: bool = False
+    kind: str = "supervised"
     step: float | None = None
     validation: dict[str, float] = field(default_factory=dict)
     history: dict[str, list[float]] = field(default_factory=dict)
@@ -222,7 +217,7 @@ class SRModel:
     @cached_property
     def reach(self) -> int:
         """Neighbouring coarse cells on each side that an output cell depends on, whole-domain statistics aside."""
-        return reach_of(self.network, self.data)
+        return self.channels.reach(self.network.reach)
 
     @property
     def halo(self) -> int | None:
@@ -251,38 +246,18 @@ class SRModel:
     @property
     def residual_sd(self) -> tuple[float, ...]:
         """Training error of the skip for each target, in transformed units: the unit of the network's output."""
-        kind = {"linear": "linear_fixed" if self.fixed_domain else "linear_open", "bicubic": "bicubic"}
-        return tuple(t.baselines.residual_sd[kind.get(self.spec.config.skip or "", "none")] for t in self.targets)
+        return residual_sd(self.targets, self.data, self.spec.config)
 
     @cached_property
     def channels(self) -> Channels:
-        """How fields on the model's domain become channels."""
-        scalings = [part.scaling for part in self.inputs]
-        spread = [target.baselines.residual_sd for target in self.targets]
-        variables = [part.variable for part in self.inputs]
-        planes, climatology = [static_channels(self.static, self.static_anomaly, self.static_scaling)], None
-        if self.fixed_domain:
-            filled = [np.nan_to_num(t.baselines.climatology, nan=t.scaling.mean) for t in self.targets]
-            climatology = np.stack(filled)
-            size = np.array([sd["linear_fixed"] for sd in spread])[:, None, None]
-            planes.append(np.stack([np.nan_to_num(t.baselines.delta) for t in self.targets]) / size)
-        return Channels(
-            mean=tuple(scaling.mean for scaling in scalings),
-            sd=tuple(scaling.sd for scaling in scalings),
-            climatology=climatology,
-            anomaly_sd=tuple(sd["climatology"] for sd in spread),
-            contrast_sd=(*(sd["contrast"] for sd in spread), *(p.contrast_sd for p in self.predictors)),
-            contrast_radius=self.data.contrast_radius,
-            masked=tuple(index for index, variable in enumerate(variables) if variable.had_missing),
-            calendar=self.data.calendar,
-            fine=np.concatenate(planes).astype(np.float32),
+        """How fields on the model's domain become channels, and the network's output becomes fields."""
+        return channels_of(
+            self.targets,
+            self.predictors,
+            data=self.data,
+            network=self.spec.config,
+            static=static_channels(self.static, self.static_anomaly, self.static_scaling),
             correction=self.correction,
-            has_skip=self.spec.config.skip is not None,
-            gain=tuple(sd / scaling.sd for sd, scaling in zip(self.residual_sd, scalings, strict=False)),
-            transforms=tuple(target.transform for target in self.targets),
-            offsets=stacked_offsets([t.climatology for t in self.targets], (self.coarse_grid.shape, self.grid.shape)),
-            bounds=tuple(target.bounds for target in self.targets),
-            activation=self.spec.config.output_activation,
         )
 
     @cached_property

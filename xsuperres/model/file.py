@@ -181,13 +181,13 @@ def _parts(model: SRModel) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     header = {
         "format": FORMAT_VERSION,
         "package": f"xsuperres {model.training.versions.get('xsuperres', '')}".strip(),
-        "spec": asdict(model.spec),
+        "spec": _spec_header(model.spec),
         "discriminator": None if model.discriminator is None else asdict(model.discriminator.spec),
         "targets": [_target_header(target) for target in model.targets],
         "predictors": [plain(asdict(predictor)) for predictor in model.predictors],
         "static_scaling": asdict(model.static_scaling),
         "data": plain(asdict(model.data)),
-        "training": plain(asdict(model.training)),
+        "training": _training_header(model.training),
         "origin": model.origin,
         "margin": list(model.margin),
         "paired": model.paired,
@@ -204,6 +204,7 @@ def _parts(model: SRModel) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
 _PLANES = tuple(field.name for field in fields(LinearBaselines) if field.name != "residual_sd")
 _RANGE = tuple(field.name for field in fields(InputRange))
 _CLIMATOLOGY = ("coarse_mean", "fine_mean")
+_FLAGGED = ("supervised", "adversarial")  # kinds of training, by the flag "adversarial"
 
 
 def _planes(target: Target) -> dict[str, np.ndarray]:
@@ -233,6 +234,27 @@ def _target(header: dict[str, Any], planes: dict[str, np.ndarray]) -> Target:
         bounds=(header["bounds"][0], header["bounds"][1]),
         source=None if header["source"] is None else Variable(**header["source"]),
     )
+
+
+def _spec_header(spec: NetworkSpec) -> dict[str, Any]:
+    """Return the spec as format 3 has it: the deterministic head goes without saying."""
+    header = asdict(spec)
+    if spec.head == NetworkSpec.head:
+        del header["head"]
+    return header
+
+
+def _training_header(record: TrainingRecord) -> dict[str, Any]:
+    """Return the record as format 3 has it: two kinds of training, told apart by a flag; others by name besides."""
+    header = plain(asdict(record))
+    kind = header.pop("kind")
+    return header | {"adversarial": kind == "adversarial"} | ({} if kind in _FLAGGED else {"kind": kind})
+
+
+def _training(header: dict[str, Any]) -> TrainingRecord:
+    header = dict(header)
+    kind = _FLAGGED[header.pop("adversarial")]
+    return _tuples(TrainingRecord, {"kind": kind} | header)
 
 
 def _predictor(header: dict[str, Any]) -> Predictor:
@@ -288,7 +310,7 @@ def _model(tensors: dict[str, torch.Tensor], header: dict[str, Any]) -> SRModel:
         data=DataConfig(**header["data"]),
         grid=replace(grid_of(plane, gaps=True), mapping=header.get("grid_mapping", {})),
         static=dataset_from_tensors(tensors, header["static"], "static."),
-        training=_tuples(TrainingRecord, header["training"]),
+        training=_training(header["training"]),
         fine_mask=tensors["fine_mask"].numpy() if "fine_mask" in tensors else None,
         origin=header["origin"],
         margin=tuple(header["margin"]),

@@ -53,8 +53,8 @@ def _network(model: SRModel) -> str:
     spec = model.spec
     parameters = sum(p.numel() for p in model.network.parameters())
     window = f", windows of {spec.time_window} frames" if spec.time_window else ""
-    game = ", adversarial" if model.training.adversarial else ""
-    return f"{spec.backbone} backbone, {spec.upsampling} upsampling{window}{game}, {parameters:,} parameters"
+    kind = "" if model.training.kind == "supervised" else f", {model.training.kind}"
+    return f"{spec.backbone} backbone, {spec.upsampling} upsampling{window}{kind}, {parameters:,} parameters"
 
 
 def _score(model: SRModel) -> str:

@@ -27,7 +27,7 @@ class DiscriminatorSpec:
 
     name: str
     scale: int
-    outputs: int
+    outputs: int  # fine fields
     inputs: int  # coarse channels of all frames of a window together
     statics: int
     width: int
@@ -86,7 +86,7 @@ def discriminator_spec(spec: NetworkSpec, game: AdversarialConfig) -> Discrimina
     return DiscriminatorSpec(
         name=DISCRIMINATORS.canonical(game.discriminator),
         scale=spec.scale,
-        outputs=spec.outputs,
+        outputs=spec.targets,
         inputs=spec.inputs * (spec.time_window or 1),
         statics=spec.statics,
         width=game.width,

@@ -1,8 +1,8 @@
 """The super-resolution network: encode -> (fuse time) -> upsample -> merge fine static fields -> head.
 
-Torch only, no xarray; tensors are scaled. It maps coarse channels (b, c, y, x) and fine static channels
-(1 or b, s, scale y, scale x) to the correction of the linear baseline (b, outputs, scale y, scale x), in units of
-the baseline's training error. Every combination of backbone and upsampling is composed here from the registries.
+Torch only, no xarray; tensors are scaled. It maps coarse channels (b, c, y, x) and fine static channels (1 or b, s,
+scale y, scale x) to what its head says of the correction of the linear baseline, (b, outputs, scale y, scale x), in
+units of the baseline's training error. Every combination of backbone and upsampling is composed here from registries.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from xsuperres.config import NetworkConfig
 from xsuperres.nn.backbones import BACKBONES
 from xsuperres.nn.blocks import Merge, OutputConv
 from xsuperres.nn.geometry import Block, Chain, Interval, halo_of
+from xsuperres.nn.heads import HEADS, Head
 from xsuperres.nn.layers import ACTIVATIONS, Dropout, activation
 from xsuperres.nn.place import here, normal
 from xsuperres.nn.resample import repeat_cells
@@ -37,13 +38,19 @@ class NetworkSpec:
     scale: int
     inputs: int
     statics: int = 0
-    outputs: int = 1
+    outputs: int = 1  # channels of the last convolution, as many per target as the head needs
+    head: str = "deterministic"
     masks: tuple[tuple[int, ...], ...] = ()  # of the last coarse channels, each a mask: the channels it holds for
     noise: int = 0  # channels of random numbers before the coarse ones
     time_window: int | None = None  # frames per output step
     output_frame: int = -1  # which of them the output belongs to
     domain: tuple[int, int] | None = None  # fine (rows, columns) of the stored grid, for location features
     config: NetworkConfig = field(default_factory=NetworkConfig)
+
+    @property
+    def targets(self) -> int:
+        """How many fields the outputs say something of."""
+        return self.outputs // HEADS.get(self.head).channels
 
 
 Encoded = tuple[Tensor, ...]  # features and gates of frames, each (f, c, y, x)
@@ -154,9 +161,16 @@ class SuperResolution(Block):
         return torch.randn_like(like) if self.training else torch.zeros_like(like)
 
     @property
+    def output_head(self) -> Head:
+        """What the channels of the output mean."""
+        return HEADS.get(self.spec.head)
+
+    @property
     def is_random(self) -> bool:
-        """Whether members can differ: by noise, or by dropout."""
-        return self.spec.noise > 0 or any(isinstance(module, Dropout) for module in self.modules())
+        """Whether members can differ: by noise, by draws of the head, or by dropout."""
+        if self.spec.noise > 0 or self.output_head.is_random:
+            return True
+        return any(isinstance(module, Dropout) for module in self.modules())
 
     def _interpolated(self, coarse: Tensor) -> Tensor:  # (b, inputs, y, x) -> (b, inputs, Y, X)
         """Return the coarse channels at the fine grid, each made from its own valid cells; masks spread as they are."""

@@ -18,8 +18,8 @@ from xsuperres.fields.channels import Channels
 from xsuperres.fields.checks import is_lazy
 from xsuperres.fields.grid import Grid
 from xsuperres.fields.resample import coarsen_array, interpolate_array
+from xsuperres.fields.stages import Stage
 from xsuperres.fields.times import window_frames
-from xsuperres.fields.transform import Transform
 from xsuperres.samples.readers import Block
 from xsuperres.tiles import split
 
@@ -213,50 +213,40 @@ class FieldBlocks:
         fine = [interpolate_array(coarse[..., p], self.scale, periodic=periodic) for p in parts]
         return np.concatenate(fine, axis=-1)
 
-    def transformed(
-        self, fields: Fields, transforms: Sequence[Transform], offsets: tuple[np.ndarray, np.ndarray] | None
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return target, coarse and bicubic (n, targets, ...) in transformed units."""
-        below, above = (None, None) if offsets is None else offsets
-        target, coarse = _transformed(fields.target, transforms, above), _transformed(fields.coarse, transforms, below)
+    def transformed(self, fields: Fields, stages: Sequence[Stage]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return target, coarse and bicubic (n, targets, ...) after some stages."""
+        target, coarse = fields.target, fields.coarse
+        for stage in stages:
+            target, coarse = stage.forward_targets(target, "fine"), stage.forward_targets(coarse, "coarse")
         return target, coarse, self.bicubic(coarse)
-
-    def transformed_bicubic(self, fields: Fields, channels: Channels) -> np.ndarray:
-        """Return bicubic (n, targets, Y, X) in transformed units."""
-        below = None if channels.offsets is None else channels.offsets[0]
-        return self.bicubic(_transformed(fields.coarse, channels.transforms, below))
 
     def scaled(self, index: int, chosen: np.ndarray, channels: Channels) -> Block:
         """Return some fields of a block as training samples in scaled units."""
         fields = self.load(index).take(chosen)
-        target, _, bicubic = self.transformed(fields, channels.transforms, channels.offsets)
-        count = target.shape[1]
-        mean, sd = (np.array(n[:count], np.float32)[:, None, None] for n in (channels.mean, channels.sd))
-        skip = np.zeros_like(bicubic)
-        if channels.has_skip:
-            skip = bicubic - mean
-            if channels.correction is not None:
-                skip = skip + channels.correction.astype(np.float32)
+        target, _, bicubic = self.transformed(fields, channels.before_scale)
         missing = ~np.isfinite(bicubic)  # the coarse cell is, whatever the skip
+        skip, target = channels.skip.of_samples(bicubic, channels.scale), channels.scale.forward_targets(target, "fine")
         return Block(
-            self._shown(fields, channels),
-            np.where(missing, 0, skip / sd).astype(np.float32),
-            np.where(missing, np.nan, (target - mean) / sd).astype(np.float32),
+            self._inputs(fields, channels),
+            np.where(missing, 0, skip).astype(np.float32),
+            np.where(missing, np.nan, target).astype(np.float32),
             fields.windows if self.steps.windowed else None,
         )
 
-    def _shown(self, fields: Fields, channels: Channels) -> np.ndarray:
+    def _inputs(self, fields: Fields, channels: Channels) -> np.ndarray:
         """Return the coarse channels (m, c, y, x) of whole frames, part by part, wrapped where periodic."""
         parts = []
         calendar = None if fields.calendar is None else torch.from_numpy(fields.calendar)
-        for part in self.grid.coarsen(self.scale).parts():
-            wrap = self.config.reach if self.grid.x.periodic else 0
+        grid = self.grid.coarsen(self.scale)
+        channels = channels.on(torch.device("cpu"))
+        for part in grid.parts():
+            wrap = self.config.reach if grid.x.periodic else 0
             size = part.stop - part.start
             columns = part.start + np.arange(-wrap, size + wrap) % size
             values = torch.from_numpy(np.ascontiguousarray(fields.inputs[..., columns]))
-            planes = channels.planes(slice(None), columns)
-            shown = channels.coarse(values, torch.isfinite(values), planes, calendar)[1]
-            parts.append(shown[..., wrap : wrap + size])
+            here = channels.cut(slice(0, grid.y.size), columns, self.scale)
+            inputs = here.inputs(values, torch.isfinite(values), calendar)[1]
+            parts.append(inputs[..., wrap : wrap + size])
         return torch.cat(parts, dim=-1).numpy()
 
 
@@ -269,10 +259,3 @@ def _per_field(windows: np.ndarray, per_step: int) -> np.ndarray:
     """Return the windows of fields (steps x per_step, w) from those of steps (steps, w)."""
     fields = windows[:, None, :] * per_step + np.arange(per_step)[None, :, None]
     return fields.reshape(-1, windows.shape[1])
-
-
-def _transformed(values: np.ndarray, transforms: Sequence[Transform], offset: np.ndarray | None) -> np.ndarray:
-    """Return targets (n, targets, ...) in transformed units, less an offset (targets, ...)."""
-    if any(transform.kind is not None for transform in transforms):
-        values = np.stack([t.forth(values[:, i]) for i, t in enumerate(transforms)], axis=1).astype(values.dtype)
-    return values if offset is None else values - offset.astype(values.dtype)

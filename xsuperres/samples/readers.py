@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,7 +21,14 @@ from xsuperres.nn.network import Cells
 from xsuperres.nn.place import Place
 from xsuperres.samples.plan import WindowPlan
 
-__all__ = ["Batch", "Block", "Mirror", "Planes", "Reader"]
+__all__ = ["Batch", "Block", "Mirror", "Planes", "Position", "Reader"]
+
+
+class Position(NamedTuple):
+    """Where a training is in its samples: so many whole epochs, and batches of the present one, are used."""
+
+    epoch: int = 0
+    batch: int = 0
 
 
 @dataclass(frozen=True)
@@ -128,29 +136,63 @@ class Reader:
     @property
     def steps_per_epoch(self) -> int:
         """Batches of one epoch."""
-        return sum(-(-count * self.plan.per_field // self.batch_size) for count in self.counts)
+        return sum(self._batches_of(index) for index in range(len(self.counts)))
 
-    def batches(self, epoch: int) -> Iterator[Batch]:
-        """Yield the batches of one epoch in an order of its own."""
+    def stream(self, position: Position) -> Iterator[tuple[Batch, Position]]:
+        """Yield batches from a position on, epoch after epoch without end, each with the position after it."""
+        epoch, used = position
+        while True:
+            for number, batch in enumerate(self.batches(epoch, used), used + 1):
+                yield batch, Position(epoch, number)
+            epoch, used = epoch + 1, 0
+
+    def batches(self, epoch: int, used: int = 0) -> Iterator[Batch]:
+        """Yield the batches of one epoch in an order of its own, but for the first ones that are `used`.
+
+        Blocks of which all batches are used are not read.
+        """
         rng = np.random.default_rng([self.seed, epoch])
         order = rng.permutation(len(self.counts))
+        while len(order) and used >= (length := self._batches_of(order[0])):
+            for windows in self._windows(order[0], rng):
+                self._flips(len(windows), rng)
+            order, used = order[1:], used - length
         for index, block in self._blocks(order):
-            windows = self.plan.windows(self.counts[index], rng)
-            for start in range(0, len(windows), self.batch_size):
-                yield self._gather(block, windows[start : start + self.batch_size], rng)
+            for windows in self._windows(index, rng):
+                flips = self._flips(len(windows), rng)
+                if used > 0:
+                    used -= 1
+                else:
+                    yield self._gather(block, windows, flips)
+
+    def _batches_of(self, index: int) -> int:
+        """Return how many batches of an epoch come from a block."""
+        return -(-self.counts[index] * self.plan.per_field // self.batch_size)
+
+    def _windows(self, index: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+        """Yield the windows of each batch of a block."""
+        windows = self.plan.windows(self.counts[index], rng)
+        for start in range(0, len(windows), self.batch_size):
+            yield windows[start : start + self.batch_size]
+
+    def _flips(self, samples: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """Return which samples of a batch are mirrored along each axis of `flip`."""
+        return {axis: rng.random(samples) < 0.5 for axis in self.mirror.flip}
 
     def _blocks(self, order: np.ndarray) -> Iterator[tuple[int, Block]]:
-        if len(order) == 1:
+        if not len(order):
+            return
+        if len(self.counts) == 1:
             if self._kept is None:
                 self._kept = self._prepared(0)
             yield 0, self._kept
             return
         with ThreadPoolExecutor(1) as pool:
             following = pool.submit(self._prepared, int(order[0]))
-            for at, index in enumerate(order):
+            for number, index in enumerate(order):
                 block = following.result()
-                if at + 1 < len(order):
-                    following = pool.submit(self._prepared, int(order[at + 1]))
+                if number + 1 < len(order):
+                    following = pool.submit(self._prepared, int(order[number + 1]))
                 yield int(index), block
 
     def _prepared(self, index: int) -> Block:
@@ -166,7 +208,7 @@ class Reader:
         first, last = -self.plan.margin, self.plan.last_column
         return np.ascontiguousarray(values[..., np.arange(first * factor, last * factor) % values.shape[-1]])
 
-    def _gather(self, block: Block, windows: np.ndarray, rng: np.random.Generator) -> Batch:
+    def _gather(self, block: Block, windows: np.ndarray, flips: Mapping[str, np.ndarray]) -> Batch:
         field, row, column = windows.T
         at = column + self.plan.margin
         fine_shape = tuple(self.scale * size for size in self.plan.shape)
@@ -187,15 +229,15 @@ class Reader:
             weight, target = weight * valid, np.where(valid, target, 0)
         samples = {"coarse": coarse, "skip": skip, "target": target, "fine": fine, "weight": weight}
         corner = (y, column[first] * self.scale)
-        batch = self._batch(self._flipped(samples, rng), corner)
+        batch = self._batch(self._flipped(samples, flips), corner)
         if block.windows is None:
             return batch
         return replace(batch, windows=torch.arange(len(field) * width).reshape(-1, width))
 
-    def _flipped(self, samples: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """Mirror some samples along the axes of `flip`, all arrays alike."""
-        for name in self.mirror.flip:
-            axis, chosen = {"y": -2, "x": -1}[name], rng.random(len(samples["target"])) < 0.5
+    def _flipped(self, samples: dict[str, np.ndarray], flips: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Mirror the chosen samples along each axis, all arrays alike."""
+        for name, chosen in flips.items():
+            axis = {"y": -2, "x": -1}[name]
             for values in samples.values():
                 turned = np.repeat(chosen, len(values) // len(chosen))  # all frames of a sample alike
                 values[turned] = np.flip(values[turned], axis)

@@ -20,7 +20,9 @@ from xsuperres.nn.discriminator import Discriminator
 from xsuperres.nn.network import SuperResolution
 from xsuperres.registry import Registry
 from xsuperres.samples.readers import Batch
-from xsuperres.training.supervised import Prefer, SupervisedStep, adam
+from xsuperres.training.optimizer import AdamW
+from xsuperres.training.state import State, copied
+from xsuperres.training.supervised import SupervisedStep
 
 __all__ = ["GAMES", "AdversarialStep", "Game"]
 
@@ -74,8 +76,6 @@ class AdversarialStep:
         Settings of the network, and of the game.
     """
 
-    prefer: Prefer = "last"
-
     def __init__(
         self,
         network: SuperResolution,
@@ -86,20 +86,22 @@ class AdversarialStep:
     ) -> None:
         self.generator = SupervisedStep(network, channels, config)
         self.discriminator, self.game, self.rules = discriminator, game, GAMES.get(game.loss)
-        self.optimizer = adam(discriminator, game.learning_rate, config.weight_decay)
+        self.optimizer = AdamW(discriminator, config.weight_decay)
 
     def __call__(self, batch: Batch, rate: float, share: float) -> dict[str, Tensor]:
         """Take a step of both; until the warm-up is over, a supervised one."""
-        made, true = self.generator.predicted(batch)
-        pixel = self.generator.loss(made, true, batch.weight)
+        generator = self.generator
+        made = generator.predicted(batch, generator.head.draw(generator.output(batch), batch.place))
+        true = generator.target(batch)
+        pixel = generator.error(made, true, batch.weight)
         if share < self.game.warm_up:
-            self.generator.descend(pixel, rate)
+            generator.descend(pixel, rate)
             return {"loss": pixel.detach()}
         made, true = self._details(made, batch), self._details(true, batch)
         judged = self._judge(true, made.detach(), batch, rate)
         adversarial = self.rules.maker(self._logits(made, batch))
         loss = self.game.pixel_weight * pixel + self.game.weight * adversarial
-        self.generator.descend(loss, rate)
+        generator.descend(loss, rate)
         parts = {"loss": pixel, "generator_loss": adversarial, "discriminator_loss": judged, "detail": made.std()}
         return {name: part.detach() for name, part in parts.items()}
 
@@ -120,11 +122,9 @@ class AdversarialStep:
         loss = self.rules.judge(self._logits(true, batch), self._logits(made, batch))
         if self.rules.penalty:
             loss = loss + self.game.gradient_penalty * self._penalty(true, made, batch)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate * self.game.learning_rate / self.generator.config.learning_rate
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.forget_gradients()
         loss.backward()
-        self.optimizer.step()
+        self.optimizer.step(rate * self.game.learning_rate / self.generator.config.learning_rate)
         return loss
 
     def _penalty(self, true: Tensor, made: Tensor, batch: Batch) -> Tensor:
@@ -133,3 +133,14 @@ class AdversarialStep:
         mixed = torch.lerp(true, made, share).requires_grad_()
         (gradient,) = torch.autograd.grad(self._logits(mixed, batch).mean((1, 2, 3)).sum(), mixed, create_graph=True)
         return (gradient.flatten(1).norm(dim=1) - 1).square().mean()
+
+    def state(self) -> State:
+        """Return the states of both sides of the game."""
+        discriminator = {"weights": copied(self.discriminator.state_dict()), "optimizer": self.optimizer.state()}
+        return {"generator": self.generator.state(), "discriminator": discriminator}
+
+    def restore(self, state: State) -> None:
+        """Go on from a `state`."""
+        self.generator.restore(state["generator"])
+        self.discriminator.load_state_dict(state["discriminator"]["weights"])
+        self.optimizer.restore(state["discriminator"]["optimizer"])

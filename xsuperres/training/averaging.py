@@ -1,4 +1,4 @@
-"""Exponential moving average of weights: what is validated and kept.
+"""Exponential moving average of weights: what is validated and becomes the model.
 
 Tensors only.
 """
@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from xsuperres.nn.network import SuperResolution
 from xsuperres.nn.place import at
 from xsuperres.samples.readers import Reader
+from xsuperres.training.state import State, copied
 
 __all__ = ["WeightAverage", "estimate_statistics"]
 
 _BATCHES = 32  # that batch-normalisation statistics are estimated from
-_EPOCH = 2**31  # an epoch of its own for their seed, never trained on in that order
+_EPOCH = 2**31  # of their seed: no training gets as far
 
 
 class WeightAverage:
@@ -28,7 +28,7 @@ class WeightAverage:
     Parameters
     ----------
     network : SuperResolution
-        Followed by `update` after every step.
+        Followed by `update` after every step. Its tensors change in place, and stay the same objects.
     decay : float
         Weight of the past; smaller during the first steps: (1 + t) / (10 + t).
     """
@@ -36,20 +36,28 @@ class WeightAverage:
     def __init__(self, network: SuperResolution, decay: float) -> None:
         self.network, self.decay, self.updates = network, decay, 0
         self.average = copy.deepcopy(network).eval().requires_grad_(False)
+        pairs = list(zip(self.average.state_dict().values(), network.state_dict().values(), strict=True))
+        floating = [pair for pair in pairs if pair[0].is_floating_point()]
+        self._averages, self._weights = [a for a, _ in floating], [b for _, b in floating]
+        self._others = [pair for pair in pairs if not pair[0].is_floating_point()]
 
     @torch.no_grad()
     def update(self) -> None:
         """Move the average towards the network's present weights."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        floating = [(a, b) for a, b in self._pairs() if a.is_floating_point()]
-        torch._foreach_lerp_([a for a, _ in floating], [b for _, b in floating], 1 - decay)
-        for a, b in self._pairs():
-            if not a.is_floating_point():
-                a.copy_(b)
+        torch._foreach_lerp_(self._averages, self._weights, 1 - decay)
+        for average, value in self._others:
+            average.copy_(value)
 
-    def _pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return zip(self.average.state_dict().values(), self.network.state_dict().values(), strict=True)
+    def state(self) -> State:
+        """Return the averaged weights, and of how many updates."""
+        return {"updates": self.updates, "weights": copied(self.average.state_dict())}
+
+    def restore(self, state: State) -> None:
+        """Go on from a `state`."""
+        self.updates = state["updates"]
+        self.average.load_state_dict(state["weights"])
 
 
 @torch.no_grad()

@@ -5,8 +5,12 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from xsuperres.config import OptimizationConfig
+
+if TYPE_CHECKING:
+    from xsuperres.training.state import State  # torch, whose import a clock must be able to time
 
 __all__ = ["Budget", "Clock", "learning_rate"]
 
@@ -17,6 +21,11 @@ class Clock:
 
     wall: float = field(default_factory=time.perf_counter)
     cpu: float = field(default_factory=time.process_time)
+
+    @classmethod
+    def after(cls, wall: float, cpu: float) -> Clock:
+        """Return a clock that shows so many seconds now."""
+        return cls(time.perf_counter() - wall, time.process_time() - cpu)
 
     def wall_seconds(self) -> float:
         """Seconds on the wall."""
@@ -53,6 +62,17 @@ class Budget:
         self.max_steps = min(given) if given else (None if timed else self.default_steps)
         self.started = self._seconds_used()
         self.reserve = 0.0  # seconds kept for what follows the last step
+
+    def state(self) -> State:
+        """Return the seconds used so far, those at the start, and the reserve."""
+        seconds = {"wall": self.clock.wall_seconds(), "cpu": self.clock.cpu_seconds()}
+        return {"seconds": seconds, "started": [used for used, _ in self.started], "reserve": self.reserve}
+
+    def restore(self, state: State) -> None:
+        """Go on from a `state`: the seconds between are not counted."""
+        self.clock = Clock.after(**state["seconds"])
+        self.started = [(used, limit) for used, (_, limit) in zip(state["started"], self.started, strict=True)]
+        self.reserve = state["reserve"]
 
     def _seconds_used(self) -> list[tuple[float, float]]:
         """Return (used, limit) for each limit in seconds."""

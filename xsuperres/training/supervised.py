@@ -5,10 +5,10 @@ Tensors only.
 
 from __future__ import annotations
 
-from typing import Literal
+from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from xsuperres.config import OptimizationConfig
 from xsuperres.fields.channels import Channels
@@ -16,15 +16,10 @@ from xsuperres.nn.losses import build_loss
 from xsuperres.nn.network import SuperResolution
 from xsuperres.nn.place import at
 from xsuperres.samples.readers import Batch
+from xsuperres.training.optimizer import AdamW
+from xsuperres.training.state import State, copied
 
-__all__ = ["Prefer", "SupervisedStep", "adam"]
-
-Prefer = Literal["best", "last"]  # which weights are kept, see `training.loop`
-
-
-def adam(network: nn.Module, rate: float, weight_decay: float) -> torch.optim.Optimizer:
-    """Return the optimizer of a network."""
-    return torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=weight_decay, fused=True)
+__all__ = ["SupervisedStep"]
 
 
 class SupervisedStep:
@@ -35,40 +30,50 @@ class SupervisedStep:
     network : SuperResolution
         Trained in place.
     channels : Channels
-        Says how output and skip become a prediction. Losses see it, and the target, in units of the skip's training
-        error, so that the loss of the skip alone is about 1.
+        Says how the fields of the network's head and the skip become a prediction. Losses see it, and the target, in
+        units of the skip's training error, so that the loss of the skip alone is about 1.
     config : OptimizationConfig
         Learning rate, loss, weight decay, clipping.
     """
 
-    prefer: Prefer = "best"
-
     def __init__(self, network: SuperResolution, channels: Channels, config: OptimizationConfig) -> None:
         self.network, self.channels, self.config = network, channels, config
-        self.loss = build_loss(config.loss)
-        self.unit = torch.tensor(channels.gain)[:, None, None]
-        self.optimizer = adam(network, config.learning_rate, config.weight_decay)
+        self.head, self.error = network.output_head, build_loss(config.loss)
+        self.unit = torch.tensor(channels.skip.gain)[:, None, None]
+        self.optimizer = AdamW(network, config.weight_decay)
 
     def __call__(self, batch: Batch, rate: float, share: float) -> dict[str, Tensor]:
         """Take a step with learning rate `rate`; return the loss before it, a scalar."""
-        prediction, target = self.predicted(batch)
-        loss = self.loss(prediction, target, batch.weight)
+        predicted = partial(self.predicted, batch)
+        loss = self.head.loss(self.output(batch), self.target(batch), batch.weight, predicted, self.error)
         self.descend(loss, rate)
         return {"loss": loss.detach()}
 
-    def predicted(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return prediction and target (b, targets, Y, X) in units of the skip's training error."""
+    def output(self, batch: Batch) -> Tensor:
+        """Return the network's output, (b, outputs, Y, X)."""
         with at(batch.place):
-            output = self.network(batch.coarse, batch.fine, batch.cells, batch.windows)
-        prediction = self.channels.combined(output, batch.skip)
-        unit = self.unit.to(prediction.device)
-        return prediction / unit, batch.target / unit
+            return self.network(batch.coarse, batch.fine, batch.cells, batch.windows)
+
+    def predicted(self, batch: Batch, fields: Tensor) -> Tensor:
+        """Return the prediction from fields in the network's unit, (b, targets, Y, X) both."""
+        return self.channels.prediction(fields, batch.skip) / self.unit.to(fields.device)
+
+    def target(self, batch: Batch) -> Tensor:
+        """Return the target (b, targets, Y, X)."""
+        return batch.target / self.unit.to(batch.target.device)
 
     def descend(self, loss: Tensor, rate: float) -> None:
         """Move the weights against the gradient of `loss`."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.forget_gradients()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.gradient_clip)
-        self.optimizer.step()
+        torch.nn.utils.clip_grad_norm_(self.optimizer.parameters.values(), self.config.gradient_clip)
+        self.optimizer.step(rate)
+
+    def state(self) -> State:
+        """Return the network's weights and the optimizer's moments."""
+        return {"weights": copied(self.network.state_dict()), "optimizer": self.optimizer.state()}
+
+    def restore(self, state: State) -> None:
+        """Go on from a `state`."""
+        self.network.load_state_dict(state["weights"])
+        self.optimizer.restore(state["optimizer"])

@@ -1,36 +1,39 @@
-"""The linear baselines as fields: what a network's field is compared with.
+"""The linear baselines: what a network's field is compared with.
 
-Labelled arrays in and out; lazy if the coarse field is dask-backed. Coefficients come from `xsuperres.fields.baselines`
-by way of the model; bilinear, bicubic and lapse need none.
+A baseline is checked and its planes are made once, from `BaselineInputs`; what it returns makes the fine cells of any
+block of the coarse field, in numpy. Coefficients come from `xsuperres.fields.baselines` by way of the model;
+bilinear, bicubic and lapse need none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from xsuperres.errors import ConfigError, UnitsError
 from xsuperres.fields.baselines import LAPSE_RATE
-from xsuperres.fields.checks import check_units, check_values
+from xsuperres.fields.checks import check_units
 from xsuperres.fields.field import Field
-from xsuperres.fields.grid import Grid, Location, grid_of
-from xsuperres.fields.resample import interpolate
+from xsuperres.fields.grid import Grid, Location
 from xsuperres.fields.static import anomalies
 from xsuperres.model.artefact import SRModel, Target
 from xsuperres.registry import Registry
-from xsuperres.verify.alignment import loaded_coords, on_grid, scale_between, with_dims_of
+from xsuperres.verify.alignment import loaded_coords
+from xsuperres.verify.coarse_cells import scale_between
 from xsuperres.verify.regions import elevation_of, surface_of
+from xsuperres.verify.sums import Baseline, CoarseBlock
 
 __all__ = [
     "BASELINES",
-    "Ground",
+    "BaselineInputs",
     "UndefinedBaselineError",
     "baseline_fields",
-    "evaluated",
+    "defined_baselines",
     "is_temperature",
     "model_location",
 ]
@@ -50,107 +53,65 @@ class UndefinedBaselineError(ConfigError):
     """A baseline does not exist here; the message says why."""
 
 
-@dataclass(frozen=True, eq=False)
-class Ground:
-    """All that the baselines of one domain are made of.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class BaselineInputs:
+    """What the baselines of one domain are made of, but for the values of the coarse field.
 
     Parameters
     ----------
-    coarse : DataArray
-        The coarse field.
-    like : DataArray
-        A field on the fine grid, whose coordinates the baselines get.
+    name, attrs : str or None, mapping
+        Of the coarse field.
     grid : Grid
-        That of `like`.
+        The fine grid.
     scale : int
         Fine cells per coarse cell along each axis.
     surface : Dataset
         Static fields, planes (y, x) in canonical order.
     model : SRModel or None
         Holds the trained coefficients.
+    location : Location or None
+        Where the grid lies on the model's, with the same coarse cells.
     why_no_model : str
-        Reason that is given where a model is needed and there is none.
+        The reason, where a model is needed and there is none.
     """
 
-    coarse: xr.DataArray
-    like: xr.DataArray
+    name: Hashable
+    attrs: Mapping[str, Any]
     grid: Grid
     scale: int
     surface: xr.Dataset
     model: SRModel | None = None
+    location: Location | None = None
     why_no_model: str = "no model was given"
-    cache: dict[str, xr.DataArray] = field(default_factory=dict)
 
     @classmethod
     def of(
         cls,
-        coarse: xr.DataArray,
-        like: xr.DataArray,
+        coarse: Field,
+        fine: Sequence[Field],
+        scale: int,
         *,
         model: SRModel | None = None,
-        surface: xr.Dataset | None = None,
         why_no_model: str = "no model was given",
-    ) -> Ground:
-        """Return the ground of a coarse field and one on its fine grid, with the static fields that ride on it."""
-        check_values(coarse)
-        grid = grid_of(like)
-        coarse, like = with_dims_of(loaded_coords(coarse), grid), loaded_coords(like)
-        scale = scale_between(grid, grid_of(coarse))
-        if surface is None:
-            location = model_location(model, grid, scale) if model else None
-            surface, _ = surface_of([like], grid, model, location)
-        return cls(coarse, like, grid, scale, surface, model, why_no_model)
+    ) -> tuple[BaselineInputs, list[str]]:
+        """Return the inputs of baselines on the grid of the first fine field, and why static fields are not used.
 
-    def interpolated(self, method: str) -> xr.DataArray:
-        """Return the coarse field interpolated: (..., y, x) in canonical order, no coordinates; lazy."""
-        if method not in self.cache:
-            fine = interpolate(Field(self.coarse), self.scale, method=method, like=self.like).array
-            self.cache[method] = on_grid(fine, self.grid, what="coarse")
-        return self.cache[method]
-
-    def plus(self, plane: np.ndarray) -> xr.DataArray:
-        """Return bicubic plus a plane (y, x), in the dtype of the coarse field."""
-        bicubic = self.interpolated("bicubic")
-        return (bicubic + xr.DataArray(plane, dims=self.grid.dims)).astype(bicubic.dtype)
-
-    def trained_on(self, change: Callable[[xr.DataArray], xr.DataArray]) -> xr.DataArray:
-        """Return a change of bicubic in the model's transformed units, brought back; dtype of the coarse field."""
-        bicubic, target = self.interpolated("bicubic"), self.target
-        plain = target.transform.kind is None and target.climatology is None
-        transformed = bicubic if plain else self._transformed()
-        changed = change(transformed).transpose(*bicubic.dims)
-        if not plain:
-            changed = changed + self._climatology(1)
-            changed = xr.apply_ufunc(target.transform.back, changed, dask="parallelized", output_dtypes=[changed.dtype])
-        low, high = target.bounds
-        changed = changed if low is None and high is None else changed.clip(low, high)  # as the network is
-        return changed.astype(bicubic.dtype)
-
-    def _transformed(self) -> xr.DataArray:
-        """Return the interpolation of the transformed coarse field, canonical."""
-        forth = self.target.transform.forth
-        coarse = xr.apply_ufunc(forth, self.coarse, dask="parallelized", output_dtypes=[self.coarse.dtype])
-        own = grid_of(self.coarse)
-        below = self._climatology(0).rename(dict(zip(self.grid.dims, own.dims, strict=True)))
-        restored = own.restored(below, tuple(dim for dim in self.coarse.dims if dim in own.dims))
-        coarse = (coarse - restored.drop_vars(list(restored.coords))).transpose(*self.coarse.dims)
-        fine = interpolate(Field(coarse.astype(self.coarse.dtype)), self.scale, method="bicubic", like=self.like).array
-        return on_grid(fine, self.grid, what="coarse")
-
-    def _climatology(self, which: int) -> xr.DataArray:
-        """Return the climatology on the coarse (0) or the fine (1) cells of this grid, 0 where there is none."""
-        shape = self.grid.shape if which else tuple(size // self.scale for size in self.grid.shape)
-        plane = np.zeros(shape)
-        if self.target.climatology is not None and self.location is not None:
-            step = 1 if which else self.scale
-            rows, columns = (index[::step] // step for index in (self.location.rows, self.location.columns))
-            plane = self.target.climatology[which][np.ix_(rows, columns)]
-        return xr.DataArray(plane, dims=self.grid.dims)
-
-    @property
-    def target(self) -> Target:
-        """The model's part for this variable."""
-        return self.trained().target(self.coarse.name)
+        Only the name and the attributes of `coarse` are read; static fields ride on the fine fields.
+        """
+        grid = fine[0].grid
+        location = model_location(model, grid, scale) if model else None
+        surface, notes = surface_of(fine, grid, model, location)
+        inputs = cls(
+            name=coarse.name,
+            attrs=coarse.array.attrs,
+            grid=grid,
+            scale=scale,
+            surface=surface,
+            model=model,
+            location=location,
+            why_no_model=why_no_model,
+        )
+        return inputs, notes
 
     def trained(self) -> SRModel:
         """Return the model, or say why there is none."""
@@ -158,10 +119,14 @@ class Ground:
             raise UndefinedBaselineError(self.why_no_model)
         return self.model
 
-    @cached_property
-    def location(self) -> Location | None:
-        """Where the grid lies on the model's."""
-        return model_location(self.model, self.grid, self.scale) if self.model else None
+    @property
+    def target(self) -> Target:
+        """The model's part for this variable."""
+        return self.trained().target(self.name)
+
+    def anomalies_of(self, planes: Mapping[str, xr.DataArray]) -> np.ndarray:
+        """Return each plane less the interpolation of its coarsening, float64 (plane, y, x)."""
+        return anomalies(xr.Dataset(planes), self.grid, self.scale)
 
     def per_cell(self, *names: str) -> list[np.ndarray]:
         """Return planes of the model's per-cell baselines on this grid."""
@@ -173,12 +138,44 @@ class Ground:
         where = np.ix_(self.location.rows, self.location.columns)
         return [getattr(self.target.baselines, name)[where] for name in names]
 
-    def labelled(self, values: xr.DataArray) -> xr.DataArray:
-        """Return a canonical field with the coordinates, orientation and order of dims of `like`."""
-        out = values.assign_attrs(self.coarse.attrs).rename(self.coarse.name)
-        out = out.assign_coords({n: c for n, c in self.coarse.coords.items() if set(c.dims) <= set(values.dims[:-2])})
-        out = out.assign_coords(self.grid.coords.coords)
-        return self.grid.restored(out, with_dims_of(self.coarse, self.grid).dims)
+    @cached_property
+    def trained_units(self) -> TrainedUnits:
+        """The units in which the model's coefficients were fitted."""
+        planes = None
+        if self.target.climatology is not None:
+            planes = (np.zeros([size // self.scale for size in self.grid.shape]), np.zeros(self.grid.shape))
+            if self.location is not None:
+                rows, columns = self.location.rows, self.location.columns
+                coarse = np.ix_(rows[:: self.scale] // self.scale, columns[:: self.scale] // self.scale)
+                planes = self.target.climatology[0][coarse], self.target.climatology[1][np.ix_(rows, columns)]
+        return TrainedUnits(self.target, planes)
+
+    def trained_on(self, change: Callable[[np.ndarray], np.ndarray]) -> Baseline:
+        """Return the baseline that is a change of bicubic in the model's transformed units."""
+        units = self.trained_units
+        return lambda coarse: units.back(change(coarse.interpolated("bicubic", units.forth))).astype(
+            coarse.values.dtype
+        )
+
+
+class TrainedUnits:
+    """The transformed units of a model's target, about a climatology (coarse and fine planes) if there is one."""
+
+    def __init__(self, target: Target, climatology: tuple[np.ndarray, np.ndarray] | None) -> None:
+        self._transform, self._bounds, self._climatology = target.transform, target.bounds, climatology
+        plain = target.transform.kind is None and climatology is None
+        self.forth: Callable[[np.ndarray], np.ndarray] | None = None if plain else self._forth
+
+    def _forth(self, coarse: np.ndarray) -> np.ndarray:
+        """Return coarse values (..., Y, X) in these units, dtype kept."""
+        values = self._transform.forth(coarse)
+        return (values if self._climatology is None else values - self._climatology[0]).astype(coarse.dtype)
+
+    def back(self, fine: np.ndarray) -> np.ndarray:
+        """Return fine values (..., y, x) in units of the variable, within the bounds of the model's results."""
+        values = self._transform.back(fine if self._climatology is None else fine + self._climatology[1])
+        low, high = self._bounds
+        return values if low is None and high is None else np.clip(values, low, high)
 
 
 def model_location(model: SRModel, grid: Grid, scale: int) -> Location | None:
@@ -189,99 +186,94 @@ def model_location(model: SRModel, grid: Grid, scale: int) -> Location | None:
     return location
 
 
-BASELINES: Registry[Callable[[Ground], xr.DataArray]] = Registry("baseline")
+BASELINES: Registry[Callable[[BaselineInputs], Baseline]] = Registry("baseline")
 
 
 @BASELINES.add("bilinear")
-def _bilinear(ground: Ground) -> xr.DataArray:
-    return ground.interpolated("bilinear")
+def _bilinear(_: BaselineInputs) -> Baseline:
+    return lambda coarse: coarse.interpolated("bilinear")
 
 
 @BASELINES.add("bicubic")
-def _bicubic(ground: Ground) -> xr.DataArray:
-    return ground.interpolated("bicubic")
+def _bicubic(_: BaselineInputs) -> Baseline:
+    return lambda coarse: coarse.interpolated("bicubic")
 
 
 @BASELINES.add("lapse")
-def _lapse(ground: Ground) -> xr.DataArray:
+def _lapse(inputs: BaselineInputs) -> Baseline:
     """Bicubic - 6.5 K/km x elevation anomaly."""
-    if not is_temperature(ground.coarse):
+    if not is_temperature(inputs.name, inputs.attrs):
         raise UndefinedBaselineError("the variable is not a temperature")
-    elevation = elevation_of(ground.surface)
+    elevation = elevation_of(inputs.surface)
     if elevation is None:
         raise UndefinedBaselineError("elevation is not known (a 2-D coordinate with standard_name surface_altitude)")
-    anomaly = anomalies(xr.Dataset({"elevation": elevation}), ground.grid, ground.scale)[0]
-    return ground.plus(LAPSE_RATE * anomaly)
+    change = LAPSE_RATE * inputs.anomalies_of({"elevation": elevation})[0]
+    return lambda coarse: (coarse.interpolated("bicubic") + change).astype(coarse.values.dtype)
 
 
 @BASELINES.add("static_regression")
-def _static_regression(ground: Ground) -> xr.DataArray:
+def _static_regression(inputs: BaselineInputs) -> Baseline:
     """Bicubic + the model's pooled coefficients x static anomalies."""
-    model = ground.trained()
+    model = inputs.trained()
     if not model.static_scaling.names:
         raise UndefinedBaselineError("the model was trained without static fields")
-    planes = xr.Dataset({name: _static_of(ground, model, name) for name in model.static_scaling.names})
-    anomaly = anomalies(planes, ground.grid, ground.scale)
-    correction = np.einsum("s,syx->yx", ground.target.baselines.coefficients, anomaly)
-    return ground.trained_on(lambda bicubic: bicubic + xr.DataArray(correction, dims=ground.grid.dims))
+    anomaly = inputs.anomalies_of({name: _static_of(inputs, model, name) for name in model.static_scaling.names})
+    correction = np.einsum("s,syx->yx", inputs.target.baselines.coefficients, anomaly)
+    return inputs.trained_on(lambda bicubic: bicubic + correction)
 
 
-def _static_of(ground: Ground, model: SRModel, name: str) -> xr.DataArray:
+def _static_of(inputs: BaselineInputs, model: SRModel, name: str) -> xr.DataArray:
     """Return the plane of the model's static field `name`, by name, else by standard name, in the model's units."""
-    there, own = ground.surface, model.static[name].attrs
-    told = own.get("standard_name")
-    alike = [n for n, plane in there.data_vars.items() if told is not None and plane.attrs.get("standard_name") == told]
-    found = [name] if name in there else alike[:1]
-    if not found:
+    there, trained = inputs.surface, model.static[name].attrs
+    standard = trained.get("standard_name")
+    alike = [n for n, plane in there.data_vars.items() if standard and plane.attrs.get("standard_name") == standard]
+    if name not in there and not alike:
         raise UndefinedBaselineError(f"the model's static field {name!r} is not known here (use .assign_coords)")
+    plane = there[name if name in there else alike[0]]
     try:
-        check_units(there[found[0]], own.get("units"), what=f"static field {name!r}")
+        check_units(plane, trained.get("units"), what=f"static field {name!r}")
     except UnitsError as error:
         raise UndefinedBaselineError(str(error).rstrip(".")) from error
-    return there[found[0]]
+    return plane
 
 
 @BASELINES.add("delta")
-def _delta(ground: Ground) -> xr.DataArray:
+def _delta(inputs: BaselineInputs) -> Baseline:
     """Bicubic + the mean training residual of each cell."""
-    (delta,) = ground.per_cell("delta")
-    plane = xr.DataArray(np.nan_to_num(delta), dims=ground.grid.dims)
-    return ground.trained_on(lambda bicubic: bicubic + plane)
+    (delta,) = inputs.per_cell("delta")
+    plane = np.nan_to_num(delta)
+    return inputs.trained_on(lambda bicubic: bicubic + plane)
 
 
 @BASELINES.add("regression")
-def _regression(ground: Ground) -> xr.DataArray:
+def _regression(inputs: BaselineInputs) -> Baseline:
     """Per-cell linear regression on bicubic; bicubic itself where none was fitted."""
-    slope, intercept = ground.per_cell("slope", "intercept")
+    slope, intercept = inputs.per_cell("slope", "intercept")
     known = np.isfinite(slope) & np.isfinite(intercept)
-    a, b = (
-        xr.DataArray(np.where(known, plane, neutral), dims=ground.grid.dims)
-        for plane, neutral in ((slope, 1.0), (intercept, 0.0))
-    )
-    return ground.trained_on(lambda bicubic: a * bicubic.astype(np.float64) + b)
+    a, b = np.where(known, slope, 1.0), np.where(known, intercept, 0.0)
+    return inputs.trained_on(lambda bicubic: a * bicubic.astype(np.float64) + b)
 
 
-def is_temperature(da: xr.DataArray) -> bool:
-    """Return whether `da` is a temperature that falls with height: by standard name, else by units and name.
+def is_temperature(name: Hashable, attrs: Mapping[str, Any]) -> bool:
+    """Return whether a variable is a temperature that falls with height: by standard name, else by units and name.
 
     Examples
     --------
-    >>> is_temperature(xr.DataArray(0.0, name="t2m", attrs={"units": "K"}))
+    >>> is_temperature("t2m", {"units": "K"})
     True
-    >>> is_temperature(xr.DataArray(0.0, name="sst", attrs={"units": "K", "standard_name": "sea_surface_temperature"}))
+    >>> is_temperature("sst", {"units": "K", "standard_name": "sea_surface_temperature"})
     False
     """
-    told = da.attrs.get("standard_name")
-    if told is not None:
-        return told in _TEMPERATURES
-    units = str(da.attrs.get("units", "")).lower()
-    return units in _TEMPERATURE_UNITS and str(da.name).lower() in _TEMPERATURE_NAMES
+    standard = attrs.get("standard_name")
+    if standard is not None:
+        return standard in _TEMPERATURES
+    return str(attrs.get("units", "")).lower() in _TEMPERATURE_UNITS and str(name).lower() in _TEMPERATURE_NAMES
 
 
-def evaluated(
-    ground: Ground, names: str | Iterable[str] | None = None
-) -> tuple[dict[str, xr.DataArray], dict[str, str]]:
-    """Return baselines as canonical fields, and why others are not defined.
+def defined_baselines(
+    inputs: BaselineInputs, names: str | Iterable[str] | None = None
+) -> tuple[dict[str, Baseline], dict[str, str]]:
+    """Return the baselines that are defined, ready for blocks of the coarse field, and why others are not.
 
     Parameters
     ----------
@@ -295,17 +287,17 @@ def evaluated(
     """
     asked = [names] if isinstance(names, str) else names
     wanted = list(BASELINES) if asked is None else [BASELINES.canonical(name) for name in asked]
-    fields: dict[str, xr.DataArray] = {}
+    defined: dict[str, Baseline] = {}
     absent: dict[str, str] = {}
     for name in wanted:
         try:
-            fields[name] = BASELINES.get(name)(ground)
+            defined[name] = BASELINES.get(name)(inputs)
         except UndefinedBaselineError as reason:
             absent[name] = str(reason)
     if asked is not None and absent:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in absent.items())
         raise ConfigError(f"Baselines that were asked for are not defined here ({reasons}); leave them out.")
-    return fields, absent
+    return defined, absent
 
 
 def baseline_fields(
@@ -345,6 +337,33 @@ def baseline_fields(
     >>> list(baseline_fields(fine.sr.coarsen(2), fine))
     ['bilinear', 'bicubic', 'lapse']
     """
-    ground = Ground.of(coarse, like, model=model)
-    fields, _ = evaluated(ground, names)
-    return {name: ground.labelled(values) for name, values in fields.items()}
+    source, target = loaded_coords(Field.of(coarse)), loaded_coords(Field(like))
+    scale, cells = scale_between(target.grid, source)
+    inputs, _ = BaselineInputs.of(source, [target], scale, model=model)
+    defined, _ = defined_baselines(inputs, names)
+    assert cells.values is not None
+    whole = CoarseBlock(cells.values.data, scale, periodic=cells.periodic)
+    return {name: _labelled(_everywhere(baseline, whole), source, target.grid) for name, baseline in defined.items()}
+
+
+def _everywhere(baseline: Baseline, coarse: CoarseBlock) -> Any:
+    """Return a baseline of a whole coarse field; of a dask array block by block, of whole planes."""
+    values = coarse.values
+    if isinstance(values, np.ndarray):
+        return baseline(coarse)
+    planes = values.rechunk({values.ndim - 2: -1, values.ndim - 1: -1})
+    return planes.map_blocks(
+        lambda block: baseline(CoarseBlock(block, coarse.scale, periodic=coarse.periodic)),
+        chunks=(*planes.chunks[:-2], *((size * coarse.scale,) for size in planes.shape[-2:])),
+        dtype=values.dtype,
+        meta=np.empty((0,) * values.ndim, values.dtype),
+    )
+
+
+def _labelled(values: Any, coarse: Field, grid: Grid) -> xr.DataArray:
+    """Return canonical fine values with the coordinates of `grid`, and the order of dims of the coarse field."""
+    lead = {n: c for n, c in coarse.array.coords.items() if set(c.dims) <= set(coarse.lead)}
+    out = xr.DataArray(values, dims=(*coarse.lead, *grid.dims), coords=lead, attrs=coarse.array.attrs)
+    names = dict(zip(coarse.grid.dims, grid.dims, strict=True))
+    out = out.rename(coarse.array.name).assign_coords(grid.coords.coords)
+    return grid.restored(out, tuple(names.get(str(dim), dim) for dim in coarse.array.dims))

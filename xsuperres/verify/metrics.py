@@ -1,104 +1,84 @@
-"""The metrics: area-weighted, over the valid cells that all compared methods share.
+"""The metrics: area-weighted, over the valid cells that all compared products share.
 
-Labelled arrays in and out, on one grid, dims (..., y, x) in canonical order; lazy. A `Pair` holds one method and
-the truth; every metric is a function of a Pair, made of weighted means over the reduced dims. Sums are float64.
+Numpy only. A metric names the partial sums that it is made of (`xsuperres.verify.sums`) and finishes them; metrics that
+name the same partial share it. To add one that is made of means, name the number of each cell and what to do with the
+means, which come in the order of `partials`:
+
+    relative = AreaMean(of=lambda cells: abs(cells.error) / abs(cells.truth))
+    METRICS.add("relative_error")(Metric("relative error", (relative,), lambda mean: mean))
+
+One that needs other sums (counts of ranks, spectra) brings a `Partial` of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
-import xarray as xr
 
-from xsuperres.fields.field import Field
 from xsuperres.fields.grid import Grid
-from xsuperres.fields.resample import coarsen, interpolate
+from xsuperres.fields.resample import coarsen_array
 from xsuperres.registry import Registry
+from xsuperres.verify.sums import AreaMean, Cells, Partial
 
-__all__ = ["METRICS", "Metric", "Pair", "gradient_amplitude", "recoarsened", "weighted_mean"]
+__all__ = ["METRICS", "Metric", "Moments", "gradient_amplitude"]
+
+_ROUNDING = 1e-12  # of the mean square: what is less is no variance
 
 
-def weighted_mean(field: xr.DataArray, weights: xr.DataArray, dims: tuple[Hashable, ...]) -> xr.DataArray:
-    """Return the mean of the valid cells of `field` over `dims`, NaN where there is none; lazy if dask-backed.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Moments(Partial):
+    """Variance of the prediction and of the truth, and their covariance; a variance that is rounding is NaN.
 
-    Parameters
+    A contribution holds area, means, and sums of squares about these means, which are combined without a difference of
+    large numbers.
+
+    References
     ----------
-    field : DataArray (..., y, x)
-        NaN is missing.
-    weights : DataArray ([region], y, x)
-        Cell areas; 0 outside a region. Dims that `field` lacks stay in the result.
-    dims : tuple of str
-        Dims of `field` to average over.
-
-    Examples
-    --------
-    >>> field = xr.DataArray([[1.0, np.nan], [4.0, 2.0]], dims=("y", "x"))
-    >>> area = xr.DataArray([[1.0, 1.0], [2.0, 1.0]], dims=("y", "x"))
-    >>> float(weighted_mean(field, area, ("y", "x")))
-    2.75
-    """
-    valid = field.notnull()
-    plain = [dim for dim in dims if dim not in weights.dims]  # cheaper to sum up before weights come in
-    total = field.where(valid, 0.0).sum(plain, dtype=np.float64)
-    count = valid.sum(plain, dtype=np.float64)
-    plane = [dim for dim in dims if dim in weights.dims]
-    covered = _dot(count, weights, plane)
-    return _dot(total, weights, plane) / covered.where(covered > 0)
-
-
-def _dot(field: xr.DataArray, weights: xr.DataArray, dims: list[Hashable]) -> xr.DataArray:
-    return xr.dot(field, weights, dim=dims, optimize=True) if dims else field * weights
-
-
-@dataclass(frozen=True, eq=False)
-class Pair:
-    """One method's field beside the truth.
-
-    Parameters
-    ----------
-    prediction, truth : DataArray (..., y, x)
-        float64 on `grid`, in canonical order, NaN in the same cells.
-    weights : DataArray (region, y, x)
-        Cell areas; 0 outside the region.
-    grid : Grid
-        Of both.
-    dims : tuple of str
-        Dims to reduce over.
-    scale : int
-        Fine cells per coarse cell along each axis.
-    coarse : DataArray (..., y, x) or None
-        The coarse input, each cell repeated over its fine cells.
+    Chan, Golub and LeVeque (1983), Algorithms for computing the sample variance, doi:10.1080/00031305.1983.10483115
     """
 
-    prediction: xr.DataArray
-    truth: xr.DataArray
-    weights: xr.DataArray
-    grid: Grid
-    dims: tuple[Hashable, ...]
-    scale: int = 1
-    coarse: xr.DataArray | None = None
+    def chunk(self, cells: Cells) -> np.ndarray:
+        """Return area, mean prediction, mean truth, and the sums of squares: p p, t t, p t."""
+        centres = [_middle(values) for values in (cells.prediction, cells.truth)]
+        p, t = cells.prediction - centres[0], cells.truth - centres[1]
+        (sum_p, area), (sum_t, _) = cells.sums(p), cells.sums(t)
+        mean_p, mean_t = (_ratio(total, area, empty=0.0) for total in (sum_p, sum_t))
+        squares = [
+            cells.sums(a * b)[0] - total * mean
+            for a, b, total, mean in ((p, p, sum_p, mean_p), (t, t, sum_t, mean_t), (p, t, sum_p, mean_t))
+        ]
+        return np.stack([area, centres[0] + mean_p, centres[1] + mean_t, *squares])
 
-    def mean(self, field: xr.DataArray) -> xr.DataArray:
-        """Return the area-weighted mean of a field over the reduced dims."""
-        return weighted_mean(field, self.weights, self.dims)
+    def combine(self, one: np.ndarray, other: np.ndarray) -> np.ndarray:
+        """Return the moments of two blocks about the mean of both."""
+        area = one[0] + other[0]
+        share = _ratio(other[0], area, empty=0.0)
+        p, t = other[1] - one[1], other[2] - one[2]
+        between = one[0] * share * np.stack([p * p, t * t, p * t])
+        return np.concatenate([[area, one[1] + p * share, one[2] + t * share], one[3:] + other[3:] + between])
 
-    @cached_property
-    def error(self) -> xr.DataArray:
-        """Prediction minus truth."""
-        return self.prediction - self.truth
+    def finalize(self, total: np.ndarray) -> np.ndarray:
+        """Return variance of the prediction, of the truth, and covariance: (3, product, region, *left)."""
+        squares = _ratio(total[3:], np.broadcast_to(total[0], total[3:].shape))
+        for variance, mean in zip(squares[:2], total[1:3], strict=True):
+            variance[~(variance > _ROUNDING * (variance + mean**2))] = np.nan
+        return squares
 
-    @cached_property
-    def moments(self) -> tuple[xr.DataArray, xr.DataArray, xr.DataArray]:
-        """Variance of the prediction, of the truth, and their covariance; NaN where one does not vary."""
-        p, t = self.prediction, self.truth
-        mean_p, mean_t = self.mean(p), self.mean(t)
-        squares = ((self.mean(p * p), mean_p**2), (self.mean(t * t), mean_t**2))
-        # A difference below rounding of its terms is no variance.
-        var_p, var_t = ((a - b).where(a - b > 1e-12 * a) for a, b in squares)
-        return var_p, var_t, self.mean(p * t) - mean_p * mean_t
+
+def _ratio(values: np.ndarray, by: np.ndarray, *, empty: float = np.nan) -> np.ndarray:
+    """Return values / by, and `empty` where that is not above 0."""
+    return np.divide(values, by, out=np.full(values.shape, empty), where=by > 0)
+
+
+def _middle(values: np.ndarray) -> float:
+    """Return a number amid the values, about which squares are small."""
+    mean = float(values.mean()) if values.size else 0.0
+    if np.isnan(mean):
+        present = values[~np.isnan(values)]
+        mean = float(present.mean()) if present.size else 0.0
+    return mean if np.isfinite(mean) else 0.0
 
 
 @dataclass(frozen=True)
@@ -107,81 +87,31 @@ class Metric:
 
     Parameters
     ----------
-    function : callable
-        From a `Pair` to a DataArray of the dims that are left.
     long_name : str
         For plots and tables.
+    partials : tuple of Partial
+        The sums it is made of.
+    finish : callable
+        From the finished partials, in this order, to the metric (product, region, *left).
     has_units : bool
         Whether it bears the variable's units; else it is a pure number.
     """
 
-    function: Callable[[Pair], xr.DataArray]
     long_name: str
+    partials: tuple[Partial, ...]
+    finish: Callable[..., np.ndarray]
     has_units: bool = False
 
-    def __call__(self, pair: Pair) -> xr.DataArray:
-        """Return the metric of `pair`."""
-        return self.function(pair)
+    def __call__(self, totals: Mapping[Partial, np.ndarray]) -> np.ndarray:
+        """Return the metric of finished partials, (product, region, *left)."""
+        return self.finish(*(totals[partial] for partial in self.partials))
 
 
 METRICS: Registry[Metric] = Registry("metric")
 
 
-def _metric(
-    name: str, long_name: str, *, has_units: bool = False, aliases: tuple[str, ...] = ()
-) -> Callable[[Callable[[Pair], xr.DataArray]], Callable[[Pair], xr.DataArray]]:
-    """Return a decorator that registers a function of a Pair."""
-
-    def register(function: Callable[[Pair], xr.DataArray]) -> Callable[[Pair], xr.DataArray]:
-        METRICS.add(name, aliases=aliases)(Metric(function, long_name, has_units))
-        return function
-
-    return register
-
-
-@_metric("rmse", "RMSE", has_units=True)
-def _rmse(pair: Pair) -> xr.DataArray:
-    return pair.mean(pair.error**2) ** 0.5
-
-
-@_metric("mae", "MAE", has_units=True)
-def _mae(pair: Pair) -> xr.DataArray:
-    return pair.mean(abs(pair.error))
-
-
-@_metric("bias", "bias", has_units=True)
-def _bias(pair: Pair) -> xr.DataArray:
-    return pair.mean(pair.error)
-
-
-@_metric("correlation", "correlation", aliases=("pearson", "corr"))
-def _correlation(pair: Pair) -> xr.DataArray:
-    var_p, var_t, covariance = pair.moments
-    return covariance / (var_p * var_t) ** 0.5
-
-
-@_metric("sd_ratio", "sd ratio", aliases=("std_ratio",))
-def _sd_ratio(pair: Pair) -> xr.DataArray:
-    var_p, var_t, _ = pair.moments
-    return (var_p / var_t) ** 0.5
-
-
-@_metric("gradient_ratio", "gradient ratio", aliases=("gradient",))
-def _gradient_ratio(pair: Pair) -> xr.DataArray:
-    amplitudes = [pair.mean(gradient_amplitude(f, pair.grid)) for f in (pair.prediction, pair.truth)]
-    return amplitudes[0] / amplitudes[1].where(amplitudes[1] > 0)
-
-
-@_metric("consistency", "consistency", has_units=True)
-def _consistency(pair: Pair) -> xr.DataArray:
-    if pair.coarse is None:
-        return pair.mean(pair.error) * np.nan
-    excess = recoarsened(pair.prediction, pair.grid, pair.scale) - pair.coarse
-    return pair.mean((excess**2).where(pair.error.notnull())) ** 0.5
-
-
-def gradient_amplitude(field: xr.DataArray, grid: Grid) -> xr.DataArray:
-    """Return the length of the horizontal gradient of every cell, per unit length of the unit sphere; lazy.
+def gradient_amplitude(values: np.ndarray, grid: Grid) -> np.ndarray:
+    """Return the length of the horizontal gradient of every cell, per unit length of the unit sphere.
 
     Along each axis it is the root mean square of the differences to both neighbours, or to the one there is: a
     centred difference would not see the finest scale. Differences wrap on a periodic longitude and never reach across
@@ -189,53 +119,92 @@ def gradient_amplitude(field: xr.DataArray, grid: Grid) -> xr.DataArray:
 
     Parameters
     ----------
-    field : DataArray (..., y, x)
-        In canonical order, on `grid`.
+    values : ndarray (..., y, x)
+        float64 in canonical order, on `grid`.
 
     Examples
     --------
+    >>> import xarray as xr
     >>> from xsuperres.fields.grid import grid_of
     >>> slope = xr.DataArray([[0.0, 3.0], [4.0, 7.0]], coords={"y": [0.0, 1.0], "x": [0.0, 1.0]})
-    >>> gradient_amplitude(slope.drop_vars(["y", "x"]), grid_of(slope)).values
+    >>> gradient_amplitude(slope.values, grid_of(slope))
     array([[5., 5.],
            [5., 5.]])
     """
-    east, north = _steps(grid)
-    x = _mean_square(field, grid.x.dim, east, periodic=grid.x.periodic)
-    y = _mean_square(field, grid.y.dim, north, periodic=False)
-    return (x + y) ** 0.5
-
-
-def _steps(grid: Grid) -> tuple[xr.DataArray, xr.DataArray]:
-    """Return the distance from each cell's centre to the next one's, eastward (y, x) and northward (y)."""
     x, y = grid.x.centres, grid.y.centres
-    east = np.append(np.diff(x), x[0] + 360.0 - x[-1] if grid.x.periodic else np.nan)
-    north = np.append(np.diff(y), np.nan)
-    parallel = np.ones(grid.y.size)
+    east = np.diff(x, append=x[0] + 360.0) if grid.x.periodic else np.diff(x)
+    north, parallel = np.diff(y), np.ones(grid.y.size)
     if (grid.y.kind, grid.x.kind) == ("latitude", "longitude"):
         east, north = np.deg2rad(east), np.deg2rad(north)
         parallel = grid.y.lengths() / np.deg2rad(grid.y.upper - grid.y.lower)  # mean cosine: not 0 at a pole
-    return xr.DataArray(parallel[:, None] * east, dims=grid.dims), xr.DataArray(north, dims=grid.y.dim)
+    square = _mean_square_slope(values, east, periodic=grid.x.periodic)
+    square /= (parallel**2)[:, None]
+    square += _mean_square_slope(values.swapaxes(-1, -2), north, periodic=False).swapaxes(-1, -2)
+    return np.sqrt(square, out=square)
 
 
-def _mean_square(field: xr.DataArray, dim: str, step: xr.DataArray, *, periodic: bool) -> xr.DataArray:
-    """Return the mean of the squared differences per length to the two neighbours along `dim`."""
-    following = field.roll({dim: -1}, roll_coords=False) if periodic else field.shift({dim: -1})
-    ahead = ((following - field) / step) ** 2
-    behind = ahead.roll({dim: 1}, roll_coords=False) if periodic else ahead.shift({dim: 1})
-    return ahead.where(behind.isnull(), behind.where(ahead.isnull(), (ahead + behind) / 2))
+def _mean_square_slope(values: np.ndarray, steps: np.ndarray, *, periodic: bool) -> np.ndarray:
+    """Return the mean of the squared differences per length to the two neighbours along the last axis."""
+    square = np.diff(values, append=values[..., :1]) if periodic else np.diff(values)
+    square /= steps
+    square *= square
+    missing = np.isnan(square)
+    if missing.any():
+        square[missing] = 0.0
+        count = _of_both_sides((~missing).astype(np.float64), values)
+        return _ratio(_of_both_sides(square, values), count)
+    total = _of_both_sides(square, values)
+    inner = total if periodic else total[..., 1:-1]
+    inner *= 0.5
+    return total
 
 
-def recoarsened(field: xr.DataArray, grid: Grid, scale: int) -> xr.DataArray:
-    """Return the area-weighted coarse means of `field`, each repeated over its fine cells; lazy.
+def _of_both_sides(between: np.ndarray, cells: np.ndarray) -> np.ndarray:
+    """Return for each cell the sum of what lies between it and its neighbours along the last axis; on a circle n of n.
 
-    Parameters
-    ----------
-    field : DataArray (..., y, x)
-        In canonical order, on `grid`; a coarse cell is NaN where less than half its area is valid.
+    Examples
+    --------
+    >>> cells = np.zeros(3)
+    >>> _of_both_sides(np.array([1.0, 2.0]), cells), _of_both_sides(np.array([1.0, 2.0, 4.0]), cells)
+    (array([1., 3., 2.]), array([5., 3., 6.]))
     """
-    lines = grid.coords[[name for name, c in grid.coords.variables.items() if c.ndim == 1]]
-    labelled = field.assign_coords(lines.coords)
-    means = coarsen(Field(labelled), scale)
-    repeated = interpolate(means, scale, method="nearest", like=labelled).array
-    return repeated.drop_vars(list(repeated.coords)).transpose(*field.dims)
+    total = np.zeros_like(cells)
+    total[..., : between.shape[-1]] = between
+    total[..., 1:] += between[..., : cells.shape[-1] - 1]
+    if between.shape == cells.shape:
+        total[..., 0] += between[..., -1]
+    return total
+
+
+def _square_excess(cells: Cells) -> np.ndarray:
+    """Return the squared difference of the re-coarsened prediction to the coarse input, on the fine cells."""
+    scale = cells.domain.scale
+    excess = coarsen_array(cells.prediction, cells.domain.area, scale) - cells.coarse
+    return (excess**2).repeat(scale, axis=-2).repeat(scale, axis=-1)
+
+
+def _same(mean: np.ndarray) -> np.ndarray:
+    return mean
+
+
+_ERROR = AreaMean(of=lambda cells: cells.error)
+_SIZE = AreaMean(of=lambda cells: np.abs(cells.error))
+_SQUARE = AreaMean(of=lambda cells: np.square(cells.error))
+_MOMENTS = Moments()
+_AMPLITUDE = AreaMean(of=lambda cells: gradient_amplitude(cells.prediction, cells.domain.grid))
+_TRUE_AMPLITUDE = AreaMean(of=lambda cells: gradient_amplitude(cells.truth, cells.domain.grid), of_truth=True)
+_EXCESS = AreaMean(of=_square_excess)
+
+METRICS.add("rmse")(Metric("RMSE", (_SQUARE,), np.sqrt, has_units=True))
+METRICS.add("mae")(Metric("MAE", (_SIZE,), _same, has_units=True))
+METRICS.add("bias")(Metric("bias", (_ERROR,), _same, has_units=True))
+METRICS.add("correlation", aliases=("pearson", "corr"))(
+    Metric("correlation", (_MOMENTS,), lambda moments: moments[2] / np.sqrt(moments[0] * moments[1]))
+)
+METRICS.add("sd_ratio", aliases=("std_ratio",))(
+    Metric("sd ratio", (_MOMENTS,), lambda moments: np.sqrt(moments[0] / moments[1]))
+)
+METRICS.add("gradient_ratio", aliases=("gradient",))(
+    Metric("gradient ratio", (_AMPLITUDE, _TRUE_AMPLITUDE), lambda prediction, truth: _ratio(prediction, truth))
+)
+METRICS.add("consistency")(Metric("consistency", (_EXCESS,), np.sqrt, has_units=True))

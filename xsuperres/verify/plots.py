@@ -13,10 +13,10 @@ import numpy as np
 import xarray as xr
 
 from xsuperres.errors import DataError, XSuperResError
-from xsuperres.fields.grid import Grid, grid_of
-from xsuperres.verify.alignment import bare, on_grid
+from xsuperres.fields.field import Field
+from xsuperres.fields.grid import Grid
+from xsuperres.verify.alignment import on_grid
 from xsuperres.verify.canvas import draw_coast, draw_map, make_canvas
-from xsuperres.verify.metrics import weighted_mean
 from xsuperres.verify.regions import land_of, surface_of
 
 if TYPE_CHECKING:
@@ -183,10 +183,12 @@ def plot_maps(
     [['coarse'], ['bicubic', 'RMSE 4 K']]
     """
     plt = _pyplot()
-    truth = _single(truth, "truth")
-    grid, units = grid_of(truth), truth.attrs.get("units", "")
-    fields, errors = _planes(coarse, bicubic, network, truth, grid)
-    land = land_of(surface_of([truth, _single(network, "network"), _single(bicubic, "bicubic")], grid)[0])
+    given = {"coarse": coarse, "bicubic": bicubic, "network": network, "truth": truth}
+    planes = {name: Field(_single(da, name)) for name, da in given.items()}
+    true, grid = planes["truth"].array, planes["truth"].grid
+    units = str(true.attrs.get("units", ""))
+    fields, errors = _maps(planes, units)
+    land = land_of(surface_of([planes[name] for name in ("truth", "network", "bicubic")], grid)[0])
     colours = _norms(fields, errors)
     with plt.rc_context({"font.size": 9.0, "axes.titlesize": 10.0}):
         figure, canvas = make_canvas(plt, grid)
@@ -197,10 +199,10 @@ def plot_maps(
             draw_coast(ax, grid, land)
             canvas.title(ax, plane.title, units)
             canvas.keep(mesh, error=error)
-        name = truth.attrs.get("long_name") or truth.name or "field"
+        name = true.attrs.get("long_name") or true.name or "field"
         canvas.add_bars(figure, f"{name} [{units}]" if units else str(name), f"error [{units}]" if units else "error")
         canvas.label(grid)
-        figure.suptitle(_headline(truth) if title is None else title)
+        figure.suptitle(_headline(true) if title is None else title)
     plt.close(figure)
     return figure
 
@@ -215,21 +217,19 @@ def _single(da: xr.DataArray, what: str) -> xr.DataArray:
     return plane.compute()
 
 
-def _planes(
-    coarse: xr.DataArray, bicubic: xr.DataArray, network: xr.DataArray, truth: xr.DataArray, grid: Grid
-) -> tuple[list[_Plane], list[_Plane]]:
+def _maps(planes: dict[str, Field], units: str) -> tuple[list[_Plane], list[_Plane]]:
     """Return the four fields and the two errors, in canonical order."""
-    units = truth.attrs.get("units", "")
-    given = _single(coarse, "coarse")
-    known = bare(truth, grid).astype(np.float64)
-    fields = [_Plane(bare(given, grid_of(given)).values, grid_of(given), "coarse")]
-    errors = []
-    for name, field in (("bicubic", bicubic), ("network", network)):
-        values = on_grid(_single(field, name), grid, what=name).astype(np.float64)
-        rmse = float(weighted_mean((values - known) ** 2, grid.weights(), grid.dims)) ** 0.5
-        fields.append(_Plane(values.values, grid, f"{name}\nRMSE {rmse:.3g} {units}".rstrip()))
-        errors.append(_Plane((values - known).values, grid, f"{name} − truth"))  # noqa: RUF001
-    return [*fields, _Plane(known.values, grid, "truth")], errors
+    grid, coarse = planes["truth"].grid, planes["coarse"]
+    true = planes["truth"].canonical().values.astype(np.float64)
+    fields, errors = [_Plane(coarse.canonical().values, coarse.grid, "coarse")], []
+    for name in ("bicubic", "network"):
+        values = on_grid(planes[name], grid, what=name).values.astype(np.float64)
+        error = values - true
+        valid = np.isfinite(error)
+        rmse = np.sqrt(np.average(error[valid] ** 2, weights=grid.area[valid])) if valid.any() else np.nan
+        fields.append(_Plane(values, grid, f"{name}\nRMSE {rmse:.3g} {units}".rstrip()))
+        errors.append(_Plane(error, grid, f"{name} − truth"))  # noqa: RUF001
+    return [*fields, _Plane(true, grid, "truth")], errors
 
 
 def _norms(fields: list[_Plane], errors: list[_Plane]) -> tuple[Normalize, Normalize]:

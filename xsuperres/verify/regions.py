@@ -1,35 +1,38 @@
 """What is known of the surface of a scored domain, and the regions that follow from it.
 
-Labelled arrays in and out: planes (y, x) in canonical order.
+Fields in, planes (y, x) in canonical order out.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import xarray as xr
 
 from xsuperres.errors import StaticFieldError
-from xsuperres.fields.grid import Grid, Location, grid_of
+from xsuperres.fields.field import Field
+from xsuperres.fields.grid import Grid, Location
 from xsuperres.fields.static import ELEVATION, LAND, find_static, named
 from xsuperres.model.artefact import SRModel
 
-__all__ = ["elevation_of", "land_of", "region_weights", "surface_of"]
+__all__ = ["elevation_of", "land_of", "region_areas", "surface_of"]
 
 _CLASS_EDGES = (500.0, 1500.0)  # m
 _STANDARD_GRAVITY = 9.80665  # m s-2
 
 
 def surface_of(
-    sources: list[xr.DataArray], grid: Grid, model: SRModel | None = None, location: Location | None = None
+    sources: Sequence[Field], grid: Grid, model: SRModel | None = None, location: Location | None = None
 ) -> tuple[xr.Dataset, list[str]]:
     """Return the static fields that are known on `grid`, and why others that ride along are not used.
 
     Parameters
     ----------
-    sources : list of DataArray
+    sources : sequence of Field
         On the cells of `grid`; the static fields that ride on them are taken, the first source's first.
     model, location : SRModel, Location, optional
-        The model's own static fields fill in, where `grid` lies on its grid.
+        The model's static fields fill in, where `grid` lies on its grid.
 
     Returns
     -------
@@ -40,30 +43,30 @@ def surface_of(
     notes: list[str] = []
     wanted = set(model.static_scaling.names) if model else set()
     for source in sources:
-        own = grid_of(source)
-        spot = own.locate(grid)
-        for name in _riding(source, own, wanted) if spot else []:
+        here = source.grid.locate(grid)
+        for name, carrier in _riding(source, wanted).items() if here else []:
             try:
-                plane = find_static(source, own, [name])[name]
+                plane = find_static(carrier, source.grid, [name])[name]
             except StaticFieldError as error:
                 notes.append(str(error))
                 continue
-            if spot and name not in planes:
-                planes[name] = _cut(plane, own, spot, grid)
+            if here and name not in planes:
+                planes[name] = _cut(plane, source.grid, here, grid)
     if model is not None and location is not None:
-        for label, stored in model.static.data_vars.items():
-            planes.setdefault(str(label), _cut(stored, model.grid, location, grid))
+        trained = {str(name): plane for name, plane in model.static.data_vars.items()}
+        planes |= {n: _cut(plane, model.grid, location, grid) for n, plane in trained.items() if n not in planes}
     return xr.Dataset(planes), list(dict.fromkeys(notes))
 
 
-def _riding(da: xr.DataArray, grid: Grid, wanted: set[str]) -> list[str]:
-    """Return the names of the planes that ride on `da` and tell elevation, land, or something asked for."""
-    planes = {str(name): c for name, c in da.coords.items() if set(c.dims) == set(grid.dims)}
-    return [
-        name
+def _riding(field: Field, wanted: set[str]) -> dict[str, xr.DataArray]:
+    """Return arrays with one coordinate each: the planes that ride on a field and are elevation, land, or wanted."""
+    dims, variables = set(field.grid.dims), field.array.coords.variables
+    planes = {str(name): variable for name, variable in variables.items() if set(variable.dims) == dims}
+    return {
+        name: xr.DataArray(plane, {name: plane})
         for name, plane in planes.items()
-        if name in wanted or named(xr.Dataset({name: plane.variable}), (*ELEVATION, *LAND)) is not None
-    ]
+        if name in wanted or named(xr.Dataset({name: plane}), (*ELEVATION, *LAND)) is not None
+    }
 
 
 def _cut(plane: xr.DataArray, own: Grid, location: Location, grid: Grid) -> xr.DataArray:
@@ -91,8 +94,8 @@ def land_of(surface: xr.Dataset) -> xr.DataArray | None:
     return found.astype(np.float64) / (100.0 if float(found.max()) > 1.5 else 1.0)
 
 
-def region_weights(grid: Grid, surface: xr.Dataset) -> xr.DataArray:
-    """Return the cell areas within each region, dims (region, y, x): regions without cells are left out.
+def region_areas(grid: Grid, surface: xr.Dataset) -> dict[str, np.ndarray]:
+    """Return the cell areas (y, x) within each region, 0 outside: regions without cells are left out.
 
     "all"; "land" (at least half land) and "sea" where the land fraction is known; classes of elevation over land
     where elevation is known (without a land fraction, cells above 0 m count as land).
@@ -100,9 +103,9 @@ def region_weights(grid: Grid, surface: xr.Dataset) -> xr.DataArray:
     Examples
     --------
     >>> import xsuperres as xsr
-    >>> field = xsr.testing.toy_field(time=1, y=8, x=12)
-    >>> surface, _ = surface_of([field], grid_of(field))
-    >>> region_weights(grid_of(field), surface).region.values.tolist()
+    >>> field = Field(xsr.testing.toy_field(time=1, y=8, x=12))
+    >>> surface, _ = surface_of([field], field.grid)
+    >>> list(region_areas(field.grid, surface))
     ['all', 'land', 'sea', '0-500 m', '500-1500 m', '>1500 m']
     """
     elevation, land = elevation_of(surface), land_of(surface)
@@ -117,6 +120,4 @@ def region_weights(grid: Grid, surface: xr.Dataset) -> xr.DataArray:
             f"{low:g}-{high:g} m": (height >= low) & (height < high),
             f">{high:g} m": height >= high,
         }
-    known = {name: cells for name, cells in inside.items() if cells.any()}
-    planes = np.stack([np.where(cells, grid.area, 0.0) for cells in known.values()])
-    return xr.DataArray(planes, dims=("region", *grid.dims), coords={"region": list(known)})
+    return {name: np.where(cells, grid.area, 0.0) for name, cells in inside.items() if cells.any()}

@@ -8,14 +8,22 @@ import xarray as xr
 
 import xsuperres as xsr
 from xsuperres.errors import GridError
-from xsuperres.fields.grid import grid_of
+from xsuperres.fields.field import Field
+from xsuperres.fields.grid import Grid
 from xsuperres.fields.regrid import regrid
 from xsuperres.testing import toy_field
-from xsuperres.verify.blocks import REGRIDDED
-from xsuperres.verify.score import score
+from xsuperres.verify.coarse_cells import REGRIDDED
 
 STATIC = ["elevation", "land_fraction"]
 TRUTH_INSTEAD = "baselines are of the coarsened truth"
+
+
+def score(fine: xr.DataArray, truth: xr.DataArray, **options) -> xr.Dataset:
+    return fine.sr.score(truth, **options)
+
+
+def regridded(da: xr.DataArray, grid: Grid, **options) -> xr.DataArray:
+    return regrid(Field(da), grid, **options).array
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +72,7 @@ def test_equals_the_score_of_what_the_network_saw(make_model, form, shift):
     raw = form(around(truth.sr.coarsen(2).drop_vars(STATIC), *shift))
     out = raw.sr.downscale(toy.model, check_range="ignore")
     table = out.sr.score(truth, coarse=raw)
-    means = regrid(raw, toy.model.coarse_grid)
+    means = regridded(raw, toy.model.coarse_grid)
     same = means.sr.downscale(toy.model, check_range="ignore")
     expected = same.sr.score(truth, coarse=means)
     xr.testing.assert_allclose(table, expected, rtol=1e-6, atol=1e-6)
@@ -85,7 +93,7 @@ def test_the_fraction_is_the_models():
     raw = around(truth.sr.coarsen(2).drop_vars(STATIC), 0.3, 0.9)
     raw = raw.where(np.random.default_rng(1).random(raw.shape[1:]) < 0.8).assign_attrs(raw.attrs)
     out = raw.sr.downscale(model, check_range="ignore")
-    means = regrid(raw, model.coarse_grid, minimum_valid_fraction=1.0)
+    means = regridded(raw, model.coarse_grid, minimum_valid_fraction=1.0)
     expected = out.sr.score(truth, coarse=means, model=model)
     xr.testing.assert_allclose(out.sr.score(truth, coarse=raw, model=model), expected, rtol=1e-6, atol=1e-6)
 
@@ -103,7 +111,7 @@ def test_without_a_model():
     """A field of whatever origin, on cells whose blocks the coarse data do not have."""
     truth = toy_field(time=4, y=24, x=32)
     raw = around(truth.sr.coarsen(2).drop_vars(STATIC), 0.3, 0.9)
-    means = regrid(raw, grid_of(truth).coarsen(2))
+    means = regridded(raw, Field(truth).grid.coarsen(2))
     guess = means.sr.interpolate(2, like=truth)
     table = score(guess, truth, coarse=raw)
     xr.testing.assert_allclose(table, score(guess, truth, coarse=means), rtol=1e-6, atol=1e-6)

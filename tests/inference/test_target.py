@@ -1,8 +1,9 @@
-"""Where archives are, and that what was written is there and on the disk before it counts."""
+"""Where archives lie, and that what was written is there and on the disk before it counts."""
 
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,8 +16,8 @@ from fsspec.implementations.memory import MemoryFileSystem
 from zarr.storage import LocalStore, MemoryStore
 
 from xsuperres.errors import ConfigError, StoreError
-from xsuperres.inference import journal, place, store
-from xsuperres.inference.place import chunk_keys, confirm, flush, place_of
+from xsuperres.inference import record, store, target
+from xsuperres.inference.target import ArchiveTarget, archive_target, chunk_keys, confirm, flush
 from xsuperres.testing import toy_field
 
 FIELD = 28 * 36 * 4  # bytes of a fine field
@@ -30,10 +31,9 @@ def toy(make_model):
 
 @pytest.fixture
 def small_regions(monkeypatch):
-    """Blocks of one field, regions of eight; no waiting."""
-    monkeypatch.setattr(store, "region_budget", lambda given: given or 8 * FIELD)
-    monkeypatch.setattr(journal, "_SETTLE", 0.0)
-    monkeypatch.setattr(place, "_PATIENCE", 0.0)
+    """Blocks of one field, regions of eight."""
+    monkeypatch.setattr(store, "region_budget", lambda memory_budget: memory_budget or 8 * FIELD)
+    monkeypatch.setattr(target, "_PATIENCE", 0.0)
 
 
 # which place is meant
@@ -43,7 +43,7 @@ def small_regions(monkeypatch):
     "text", ["{}", "file://{}", "file://localhost{}", "file:{}", "FILE://{}", "File://LOCALHOST{}", "local://{}"]
 )
 def test_urls_of_local_folders(tmp_path, text):
-    found = place_of(text.format(tmp_path / "fine.zarr"))
+    found = archive_target(text.format(tmp_path / "fine.zarr"))
     assert found.folder == found.store.root == tmp_path / "fine.zarr"
     assert isinstance(found.store, LocalStore) and found.name == str(tmp_path / "fine.zarr")
 
@@ -51,17 +51,17 @@ def test_urls_of_local_folders(tmp_path, text):
 @pytest.mark.parametrize("text", ["file://server/data/fine.zarr", "file://", "file:"])
 def test_urls_of_other_hosts(text):
     with pytest.raises(ConfigError, match=r"URL of a local folder like 'file:///data/fine.zarr', got 'file:"):
-        place_of(text)
+        archive_target(text)
 
 
 def test_relative_places_are_told_by_their_absolute_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     given = LocalStore("fine.zarr")
-    found = place_of(given)
+    found = archive_target(given)
     assert found.store.root == found.folder == tmp_path / "fine.zarr" and given.root == Path("fine.zarr")
-    assert place_of("fine.zarr").folder == place_of(Path("fine.zarr")).folder == tmp_path / "fine.zarr"
-    assert place_of("~/fine.zarr").folder == tmp_path / "home" / "fine.zarr"
+    assert archive_target("fine.zarr").folder == archive_target(Path("fine.zarr")).folder == tmp_path / "fine.zarr"
+    assert archive_target("~/fine.zarr").folder == tmp_path / "home" / "fine.zarr"
 
 
 def test_storage_options_reach_the_file_system():
@@ -73,15 +73,98 @@ def test_storage_options_reach_the_file_system():
             super().__init__(*args, **options)
 
     fsspec.register_implementation("kept", Kept, clobber=True)
-    place_of("kept://bucket/fine.zarr", {"token": "secret"})
+    archive_target("kept://bucket/fine.zarr", {"token": "secret"})
     assert Kept.given == ["secret"]
 
 
 @pytest.mark.parametrize("given", ["fine.zarr", "file:///tmp/fine.zarr", MemoryStore(), LocalStore("fine.zarr")])
 def test_storage_options_belong_to_urls(given):
     with pytest.raises(ConfigError, match="storage_options are of the file system behind a URL"):
-        place_of(given, {"token": "secret"})
-    place_of(given, {})
+        archive_target(given, {"token": "secret"})
+    archive_target(given, {})
+
+
+# objects
+
+
+def test_objects_are_read_and_written_whole(tmp_path):
+    for there in (archive_target(tmp_path / "deep" / "fine.zarr"), archive_target(MemoryStore())):
+        assert there.read("a/b") is None and there.strangers() == []
+        assert not list(tmp_path.iterdir()), "nothing is made by reading"
+        there.write_new("a/b", b"first")
+        there.write_new("a/b", b"second")
+        assert there.read("a/b") == b"first" and there.read("a") is None
+        there.write({"a/b": b"third", "c": b""})
+        assert there.read("a/b") == b"third" and there.read("c") == b"" and there.strangers() == ["a", "c"]
+        shutil.rmtree(tmp_path / "deep", ignore_errors=True)
+
+
+@pytest.mark.parametrize("error", [ConnectionError("reset by peer"), PermissionError("denied"), TimeoutError("slow")])
+def test_what_cannot_be_read_may_still_be_there(monkeypatch, error):
+    async def failing(self, *_, **__):
+        raise error
+
+    monkeypatch.setattr(MemoryStore, "get", failing)
+    with pytest.raises(StoreError, match=f"cannot be read .{error}.; .*check connection and permissions") as caught:
+        archive_target(MemoryStore()).read("zarr.json")
+    assert "delete" not in str(caught.value)
+
+
+def test_what_cannot_be_written(monkeypatch):
+    async def failing(self, *_, **__):
+        raise PermissionError("denied")
+
+    monkeypatch.setattr(MemoryStore, "set", failing)
+    with pytest.raises(StoreError, match=r"Cannot write to .*denied.*name a store that you may write to"):
+        archive_target(MemoryStore()).write({"zarr.json": b""})
+
+
+HALF = "ab" * 16
+
+
+@pytest.mark.parametrize(
+    ("name", "arrays", "ours"),
+    [
+        (f"zarr.{HALF}.partial", (), True),
+        (f"0.{HALF}.partial", (), False),
+        ("zarr.partial", (), False),
+        (f"zarr.{HALF[1:]}.partial", (), False),
+        (f"zarr.{HALF.replace('a', 'x')}.partial", (), False),
+        (f"results.{HALF}.partial", (), False),
+        (f"tas/zarr.{HALF}.partial", (), False),
+        (f"tas/zarr.{HALF}.partial", ("tas",), True),
+        (f"tas/c/0/12/3.{HALF}.partial", ("tas",), True),
+        (f"tas/c.{HALF}.partial", ("tas",), True),
+        (f"tas/0.1.{HALF}.partial", ("tas",), True),
+        (f"tas/c/mine.{HALF}.partial", ("tas",), False),
+        (f"pr/c/0/12/3.{HALF}.partial", ("tas",), False),
+    ],
+)
+def test_what_zarr_has_not_written_to_the_end(tmp_path, name, arrays, ours):
+    path = tmp_path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    there = archive_target(tmp_path)
+    path.write_text("half")
+    assert there.half_written(arrays) == [path] * ours
+    assert (there.strangers() == []) == (ours and not arrays)
+    path.unlink()
+    path.mkdir()
+    assert there.half_written(arrays) == []
+
+
+def test_half_written_files_are_called_as_zarr_calls_them(tmp_path, monkeypatch):
+    renamed, seen, replace = [], set(), Path.replace
+
+    def watched(self, other):
+        renamed.append(self)
+        seen.update(there.half_written(("tas",)))
+        return replace(self, other)
+
+    there = archive_target(tmp_path)
+    monkeypatch.setattr(Path, "replace", watched)
+    root = zarr.open_group(there.store, mode="w-", zarr_format=3)
+    root.create_array("tas", shape=(2, 3), chunks=(1, 3), dtype="f4")[:] = 1.0
+    assert len(renamed) >= 4 and seen == set(renamed)
 
 
 # what is there
@@ -103,19 +186,19 @@ def test_keys_are_those_that_zarr_writes(chunks, shards):
 
 
 def test_what_is_not_there_is_told_after_a_while(tmp_path, monkeypatch):
-    there = place_of(tmp_path)
+    there = archive_target(tmp_path)
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "0").write_bytes(b"x")
     confirm(there, ["c/0"])
     waited = []
-    monkeypatch.setattr(place.time, "sleep", waited.append)
-    monkeypatch.setattr(place.time, "monotonic", lambda: 10.0 * len(waited))
+    monkeypatch.setattr(target.time, "sleep", waited.append)
+    monkeypatch.setattr(target.time, "monotonic", lambda: 10.0 * len(waited))
     with pytest.raises(
         StoreError, match=r"1 of 2 chunks that were just written are not in .*'c/1'.*workers do not see"
     ):
         confirm(there, ["c/0", "c/1"])
     assert len(waited) == 3
-    monkeypatch.setattr(place.time, "sleep", lambda _: (tmp_path / "c" / "1").write_bytes(b"y"))
+    monkeypatch.setattr(target.time, "sleep", lambda _: (tmp_path / "c" / "1").write_bytes(b"y"))
     confirm(there, ["c/0", "c/1"])  # a file system that is slow to show it
 
 
@@ -127,8 +210,8 @@ def test_a_bucket_is_listed_anew(monkeypatch):
         return key in listed
 
     file_system = SimpleNamespace(invalidate_cache=lambda: listed.update(bucket))
-    monkeypatch.setattr(place.time, "sleep", lambda _: None)
-    confirm(place.Place(SimpleNamespace(fs=file_system, exists=exists), "s3://bucket", None), ["c/0"])
+    monkeypatch.setattr(target.time, "sleep", lambda _: None)
+    confirm(ArchiveTarget(SimpleNamespace(fs=file_system, exists=exists), "s3://bucket", None), ["c/0"])
     assert listed
 
 
@@ -161,23 +244,24 @@ def test_files_and_the_folders_that_name_them_are_flushed(tmp_path, monkeypatch)
     assert len(disk.lost(folder)) == 3
     flush(folder, ["tas/c/0/0"])
     assert sorted(path.name for path in disk.lost(folder)) == ["0", "zarr.json"]
-    flush(folder)
+    flush(folder, ["tas/c/1/0", "zarr.json"])
+    assert not disk.lost(folder)
+    archive_target(folder).write({"lat/c/0": b"x", "lat/zarr.json": b"{}"})
     assert not disk.lost(folder)
 
 
 def test_what_counts_as_done_is_on_the_disk(toy, tmp_path, monkeypatch, small_regions):
     disk, folder = Disk(monkeypatch), tmp_path / "fine.zarr"
-    note, seen = journal.Journal.note, []
+    note, seen = record.ArchiveRecord.note, []
 
-    def looked(self, entries):
-        if entries.get("done"):
-            lost = [path for path in disk.lost(folder) if "xsuperres_journal" not in path.parts]
-            seen.append((entries["done"], lost))
-        note(self, entries)
+    def looked(self, done, *others):
+        seen.append((done, disk.lost(folder)))
+        note(self, done, *others)
+        seen.append(disk.lost(folder))
 
-    monkeypatch.setattr(journal.Journal, "note", looked)
+    monkeypatch.setattr(record.ArchiveRecord, "note", looked)
     toy.coarse.sr.downscale_to_zarr(folder, toy.model, progress=False)
-    assert seen == [(8, []), (16, []), (24, [])]
+    assert seen == [(8, []), [], (16, []), [], (24, []), []]
     assert not disk.lost(folder)
 
 
@@ -219,8 +303,8 @@ def test_workers_that_do_not_see_the_store(client, toy, small_regions, there):
     there = there()
     with pytest.raises(StoreError, match="the workers do not see the store that this process sees.*memory is of one"):
         toy.coarse.sr.downscale_to_zarr(there, toy.model, progress=False)
-    kept = journal.Journal.find(place_of(there).store)
-    assert kept.entries["done"] == 0 and kept.entries["owner"] is None
+    root = record.Root.of(archive_target(there).read("zarr.json"))
+    assert root.progress.done == 0
 
 
 @pytest.mark.slow
