@@ -4,13 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-full lint clean
 
 demo: $(STAMP)
 	$(BIN)/python -m xsuperres.demo
 
 test: $(STAMP) lint
 	$(BIN)/python -m pytest -n 2 --cov --cov-report=term --cov-fail-under=90
+
+test-full: $(STAMP) lint
+	$(BIN)/python -m pytest -n 2 -m full
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

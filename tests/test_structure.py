@@ -57,6 +57,16 @@ def test_every_room_has_a_floor(settings):
     assert not listed - rooms
 
 
+def test_the_table_of_floors_is_the_contract(settings):
+    """CONTRIBUTING.md draws the house top down; a row may be several floors of the contract, never half of one."""
+    lines = settings["importlinter:contract:floors"]["layers"].strip().split("\n")
+    floor = {room.strip().removeprefix("xsuperres."): at for at, line in enumerate(lines) for room in line.split("|")}
+    rows = re.findall(r"^\| \d+ \| (.*?) \|", (ROOT / "CONTRIBUTING.md").read_text(), re.M)
+    drawn = [[floor[name.rstrip("/")] for name in re.findall(r"`([\w/]+)`", row)] for row in rows]
+    assert sum(map(len, drawn)) == len(floor) - 1, "`_version` is not drawn"
+    assert all(max(above) < min(below) for above, below in itertools.pairwise(drawn))
+
+
 HEAVY = {"torch", "dask", "dask.array", "cf_xarray", "pooch", "matplotlib", "safetensors", "tqdm", "h5netcdf", "scipy"}
 
 
