@@ -115,7 +115,7 @@ def assert_same_grid(got, expected) -> None:
             assert getattr(ours, name) == getattr(theirs, name), name
         for name in ("centres", "lower", "upper"):
             np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name), err_msg=name)
-    xr.testing.assert_identical(got.coords, expected.coords)
+    xr.testing.assert_identical(xr.Dataset(coords=got.coords), xr.Dataset(coords=expected.coords))
     np.testing.assert_array_equal(got.area, expected.area)
 
 

@@ -7,6 +7,7 @@ unwrapped so that they increase; blocks of data always run that way.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -368,11 +369,11 @@ def locate(stored: Axis, wanted: Axis, scale: int = 1) -> np.ndarray | None:
     return None if crosses else index % stored.size
 
 
-def lonlat_names(coords: xr.Dataset, dims: tuple[str, str]) -> tuple[str, str] | None:
+def lonlat_names(coords: Mapping[str, xr.Variable], dims: tuple[str, str]) -> tuple[str, str] | None:
     """Return the names of the 2-D longitude and latitude among `coords`, if both are there."""
     found = {}
     for which in ("longitude", "latitude"):
-        for name, variable in coords.variables.items():
+        for name, variable in coords.items():
             told = (variable.attrs.get("standard_name"), str(name), variable.attrs.get("long_name"))
             if set(variable.dims) == set(dims) and {which, which[:3]} & {str(t).lower() for t in told}:
                 found[which] = str(name)

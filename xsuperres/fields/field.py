@@ -160,9 +160,10 @@ class Field:
         attrs = {name: value for name, value in source.attrs.items() if not str(name).startswith("xsuperres_")}
         flips = {axis.dim: slice(None, None, -1) for axis in (grid.y, grid.x) if axis.flipped}
         variable = xr.Variable(dims, data, attrs).isel(flips).transpose(*source.dims)
-        coords = {n: _portable(c.variable) for n, c in source.coords.items() if not set(c.dims) & set(grid.dims)}
-        fine: dict[Any, xr.Variable] = {**(planes or {}), **target.coords.variables}
-        for name, plane in fine.items():
+        coords: dict[Any, xr.Variable] = {
+            n: _portable(c.variable) for n, c in source.coords.items() if not set(c.dims) & set(grid.dims)
+        }
+        for name, plane in {**(planes or {}), **target.coords}.items():
             if name not in coords:
                 coords[name] = encoded(plane, {}).isel({d: s for d, s in flips.items() if d in plane.dims})
         coords = {n: v.transpose(*(d for d in source.dims if d in v.dims)) for n, v in coords.items()}

@@ -165,7 +165,7 @@ def displaced(ours: Grid, theirs: Grid) -> str | None:
 
 def _is_lazy(grid: Grid) -> bool:
     names = lonlat_names(grid.coords, grid.dims) or ()
-    return any(grid.coords.variables[name].chunks is not None for name in names)
+    return any(grid.coords[name].chunks is not None for name in names)
 
 
 def _common(ours: Axis, theirs: Axis) -> tuple[np.ndarray, np.ndarray]:
@@ -185,7 +185,7 @@ def _places(grid: Grid, rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarr
     assert names is not None
     first = [np.minimum(at.astype(int), size - 2) for at, size in zip((rows, columns), grid.shape, strict=True)]
     index = {dim: np.concatenate([at, at + 1]) for dim, at in zip(grid.dims, first, strict=True)}
-    planes = [grid.coords.variables[name].transpose(*grid.dims).isel(index).values for name in names]
+    planes = [grid.coords[name].transpose(*grid.dims).isel(index).values for name in names]
     count = len(rows), len(columns)
     corners = unit_vectors(*planes).reshape(3, 2, count[0], 2, count[1])
     south, north = corners[:, 0], corners[:, 1]

@@ -89,19 +89,16 @@ class Grid:
     ----------
     y, x : Axis
         The axes.
-    coords : xr.Dataset
+    coords : mapping of str to Variable
         Coordinate variables that lie on y and x alone, in canonical order: the axes' own, 2-D latitude and
         longitude, and whatever else rides along.
-    time : str or None
-        The time dimension; of a forecast most often that of the initial times.
     mapping : mapping
         Name and parameters of the CF grid mapping, as far as they are told.
     """
 
     y: Axis
     x: Axis
-    coords: xr.Dataset
-    time: str | None = None
+    coords: Mapping[str, xr.Variable]
     mapping: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -138,25 +135,23 @@ class Grid:
     def coarsen(self, scale: int) -> Grid:
         """Return the grid of scale x scale groups of cells."""
         y, x = self.y.coarsen(scale), self.x.coarsen(scale)
-        grid = replace(self, y=y, x=x, coords=xr.Dataset())
-        return replace(grid, coords=coarsen_lonlat(self.coords, self.dims, scale).merge(self._lines(y, x)))
+        return replace(self, y=y, x=x, coords=coarsen_lonlat(self.coords, self.dims, scale) | self._lines(y, x))
 
     def refine(self, scale: int) -> Grid:
         """Return the grid of cells cut into scale x scale parts."""
         y, x = self.y.refine(scale), self.x.refine(scale)
-        grid = replace(self, y=y, x=x, coords=xr.Dataset())
-        return replace(grid, coords=refine_lonlat(self.coords, self.dims, scale).merge(self._lines(y, x)))
+        return replace(self, y=y, x=x, coords=refine_lonlat(self.coords, self.dims, scale) | self._lines(y, x))
 
-    def _lines(self, y: Axis, x: Axis) -> xr.Dataset:
+    def _lines(self, y: Axis, x: Axis) -> dict[str, xr.Variable]:
         """Return the 1-D coordinates of new axes with this grid's names, attributes and longitude convention."""
         lines = {}
         for old, new in ((self.y, y), (self.x, x)):
-            variable = self.coords.variables[old.name]
+            variable = self.coords[old.name]
             values = in_convention(new.centres, old, variable) if old.kind == "longitude" else new.centres
             dtype = variable.dtype if variable.dtype.kind == "f" else np.dtype(float)
             attrs = {key: value for key, value in variable.attrs.items() if key != "bounds"}
-            lines[old.name] = (old.dim, values.astype(dtype), attrs)
-        return xr.Dataset(coords=lines)
+            lines[old.name] = xr.Variable(old.dim, values.astype(dtype), attrs)
+        return lines
 
     def locate(self, wanted: Grid, scale: int = 1) -> Location | None:
         """Return where the cells of `wanted` are this grid's, or groups of scale x scale of them; None if they are not.
@@ -179,14 +174,15 @@ class Grid:
         return Frame((y, x), (south, west), self.mapping)
 
     def _unit(self, axis: Axis) -> str | None:
-        told = self.coords.variables[axis.name].attrs.get("units") if axis.name in self.coords else None
+        told = self.coords[axis.name].attrs.get("units") if axis.name in self.coords else None
         return length_unit(told) if axis.kind == "other" else None
 
     def crop(self, location: Location) -> Grid:
         """Return the grid of some of the rows and columns, coordinates bit for bit."""
         if _is_all(location.rows, self.y) and _is_all(location.columns, self.x):
             return self
-        coords = self.coords.isel({self.y.dim: location.rows, self.x.dim: location.columns})
+        index = {self.y.dim: location.rows, self.x.dim: location.columns}
+        coords = {name: v.isel({str(dim): index[str(dim)] for dim in v.dims}) for name, v in self.coords.items()}
         return replace(self, y=self.y.take(location.rows), x=self.x.take(location.columns), coords=coords)
 
     def stored_like(self, other: Grid) -> Grid:
@@ -199,7 +195,7 @@ class Grid:
 
     def kind(self, axis: Axis) -> str:
         """Return the kind of an axis, which also tells rotated latitudes and longitudes from true ones."""
-        told = self.coords.variables[axis.name].attrs.get("standard_name", "") if axis.name in self.coords else ""
+        told = self.coords[axis.name].attrs.get("standard_name", "") if axis.name in self.coords else ""
         rotated = str(told).startswith("grid_") or axis.name.lower() in ("rlat", "rlon")
         return f"rotated {axis.kind}" if rotated and axis.kind != "other" else axis.kind
 
@@ -263,30 +259,29 @@ def named_like(fine: Grid, coarse: Grid, stored: Grid | None = None) -> Grid:
     names = {ours.name: theirs.name for ours, theirs in pairs if ours.name != theirs.name}
     dims = {ours.dim: theirs.dim for ours, theirs in pairs if ours.dim != theirs.dim}
     if names or dims:
-        renamed = {
-            names.get(str(name), name): (tuple(dims.get(str(d), d) for d in v.dims), v.values, v.attrs)
-            for name, v in coords.variables.items()
+        coords = {
+            names.get(name, name): xr.Variable(tuple(dims.get(str(d), d) for d in v.dims), v.values, v.attrs)
+            for name, v in coords.items()
         }
-        coords = xr.Dataset(coords=renamed)
     y, x = (replace(ours, dim=theirs.dim, name=theirs.name) for ours, theirs in pairs)
     return replace(fine, y=y, x=x, coords=coords)
 
 
-def _turned(fine: Grid, coarse: Grid, stored: Grid) -> xr.Dataset:
+def _turned(fine: Grid, coarse: Grid, stored: Grid) -> Mapping[str, xr.Variable]:
     """Return the fine coordinates with longitudes in the turn of the user's."""
     axis = coarse.x
     if axis.kind != "longitude" or axis.name not in coarse.coords:
         return fine.coords
-    given, ours = coarse.coords.variables[axis.name], stored.coords.variables[stored.x.name]
+    given, ours = coarse.coords[axis.name], stored.coords[stored.x.name]
     rounding = SAME_CELL * axis.spacing
     lap = -360.0 * np.floor((stored.x.centres[0] - axis.west + rounding) / 360.0)
     wanted = in_convention(stored.x.centres + lap, axis, given)
     cut = _wraps(wanted) and not _wraps(given.values)  # at the seam of a globe
     if cut or np.allclose(ours.values, wanted, rtol=0, atol=rounding):
         return fine.coords
-    values = fine.coords.variables[fine.x.name]
+    values = fine.coords[fine.x.name]
     turned = in_convention(fine.x.centres + lap, axis, given).astype(values.dtype)
-    return fine.coords.assign_coords({fine.x.name: values.copy(data=turned)})
+    return {**fine.coords, fine.x.name: values.copy(data=turned)}
 
 
 def _wraps(longitudes: np.ndarray) -> bool:
@@ -387,9 +382,9 @@ def grid_along(da: xr.DataArray, axes: AxisNames, *, gaps: bool = False, bounds:
     y = make_axis(da, axes.y, "y", bounds=bounds)
     x = make_axis(da, axes.x, "x", gaps=gaps, bounds=bounds)
     order = {axes.y: y.order, axes.x: x.order}
-    flat = {
-        name: native(coordinate).variable.isel({dim: order[str(dim)] for dim in coordinate.dims})
+    coords = {
+        str(name): native(coordinate).variable.isel({dim: order[str(dim)] for dim in coordinate.dims})
         for name, coordinate in da.coords.items()
         if coordinate.dims and set(coordinate.dims) <= set(order)
     }
-    return Grid(y, x, xr.Dataset(coords=flat), axes.time, grid_mapping(da))
+    return Grid(y, x, coords, grid_mapping(da))

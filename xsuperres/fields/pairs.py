@@ -225,7 +225,7 @@ def _longest(covered: np.ndarray) -> slice:
 
 def _margin(inner: Grid, source: Grid, scale: int, reach: int) -> tuple[int, int, int, int]:
     """Return how many coarse cells of context there are beyond the fine grid, south, north, west and east."""
-    flat = all(len(c.dims) == 1 for name, c in inner.coords.variables.items() if name in ("lat", "lon"))
+    flat = all(len(c.dims) == 1 for name, c in inner.coords.items() if name in ("lat", "lon"))
     if not reach or not flat:
         return 0, 0, 0, 0
     sides = []

@@ -6,7 +6,7 @@ poles are places like any other.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,27 +19,29 @@ Change = Callable[[np.ndarray], np.ndarray]
 __all__ = ["coarsen_lonlat", "refine_lonlat", "unit_vectors"]
 
 
-def coarsen_lonlat(coords: xr.Dataset, dims: tuple[str, str], scale: int) -> xr.Dataset:
-    """Return 2-D longitude and latitude of scale x scale groups of cells, or an empty Dataset; lazy."""
+def coarsen_lonlat(coords: Mapping[str, xr.Variable], dims: tuple[str, str], scale: int) -> dict[str, xr.Variable]:
+    """Return 2-D longitude and latitude of scale x scale groups of cells, or nothing; lazy."""
     return _through_vectors(coords, dims, lambda vectors: _block_mean(vectors, scale))
 
 
-def refine_lonlat(coords: xr.Dataset, dims: tuple[str, str], scale: int) -> xr.Dataset:
-    """Return 2-D longitude and latitude of cells cut into scale x scale parts, or an empty Dataset; lazy."""
+def refine_lonlat(coords: Mapping[str, xr.Variable], dims: tuple[str, str], scale: int) -> dict[str, xr.Variable]:
+    """Return 2-D longitude and latitude of cells cut into scale x scale parts, or nothing; lazy."""
     return _through_vectors(coords, dims, lambda vectors: _refined(_refined(vectors, scale, 1), scale, 2))
 
 
-def _through_vectors(coords: xr.Dataset, dims: tuple[str, str], change: Change) -> xr.Dataset:
+def _through_vectors(
+    coords: Mapping[str, xr.Variable], dims: tuple[str, str], change: Change
+) -> dict[str, xr.Variable]:
     names = lonlat_names(coords, dims)
     if names is None:
-        return xr.Dataset()
-    lon, lat = (coords[name].transpose(*dims).variable for name in names)
+        return {}
+    lon, lat = (coords[name].transpose(*dims) for name in names)
     if lon.chunks is None and lat.chunks is None:
         planes = _changed(lon.values, lat.values, change)
     else:
         planes = _changed_lazily(lon, lat, change)
     pairs = zip(names, planes, (lon, lat), strict=True)
-    return xr.Dataset(coords={name: (dims, plane.astype(old.dtype), old.attrs) for name, plane, old in pairs})
+    return {name: xr.Variable(dims, plane.astype(old.dtype), old.attrs) for name, plane, old in pairs}
 
 
 def _changed(lon: np.ndarray, lat: np.ndarray, change: Change) -> np.ndarray:

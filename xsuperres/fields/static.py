@@ -181,11 +181,10 @@ def riding_statics(da: xr.DataArray, grid: Grid) -> list[str]:
 
 def without_statics(grid: Grid) -> Grid:
     """Return the grid without the static fields that ride among its coordinates: a model holds them itself."""
-    riding = [name for name, field in grid.coords.coords.items() if field.ndim == 2 and _is_static(str(name), field)]
-    return replace(grid, coords=grid.coords.drop_vars(riding))
+    return replace(grid, coords={n: v for n, v in grid.coords.items() if v.ndim < 2 or not _is_static(n, v)})
 
 
-def _is_static(name: str, field: xr.DataArray) -> bool:
+def _is_static(name: str, field: xr.DataArray | xr.Variable) -> bool:
     return field.dtype.kind in "fbiu" and (
         field.attrs.get("standard_name") in _STANDARD_NAMES or name.lower() in _COMMON_NAMES
     )

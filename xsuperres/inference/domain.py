@@ -71,8 +71,8 @@ class Placement:
         lines = ((y, self.crop.rows), (x, self.crop.columns))
         cells = {axis.dim: _consecutive(stored_cells(axis, index)) for axis, index in lines}
         turned = slice(None, None, -1) if x.flipped else slice(None)
-        line = self.target.coords[[x.name]].isel({x.dim: turned})  # longitudes in one turn
-        return Field(field.array.isel(cells).assign_coords(line.coords), axes=field.axes, grid=self.target)
+        line = self.target.coords[x.name].isel({x.dim: turned})  # longitudes in one turn
+        return Field(field.array.isel(cells).assign_coords({x.name: line}), axes=field.axes, grid=self.target)
 
 
 def _consecutive(cells: np.ndarray) -> slice | np.ndarray:

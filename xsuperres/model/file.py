@@ -176,7 +176,7 @@ def _parts(model: SRModel) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     for prefix, network in networks.items():
         weights = {} if network is None else network.state_dict()
         tensors |= {f"{prefix}.{name}": weight.detach().cpu().contiguous() for name, weight in weights.items()}
-    coords, coords_header = dataset_to_tensors(model.grid.coords, "coords.")
+    coords, coords_header = dataset_to_tensors(xr.Dataset(coords=model.grid.coords), "coords.")
     static, static_header = dataset_to_tensors(model.static, "static.")
     header = {
         "format": FORMAT_VERSION,

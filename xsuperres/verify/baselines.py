@@ -365,5 +365,5 @@ def _labelled(values: Any, coarse: Field, grid: Grid) -> xr.DataArray:
     lead = {n: c for n, c in coarse.array.coords.items() if set(c.dims) <= set(coarse.lead)}
     out = xr.DataArray(values, dims=(*coarse.lead, *grid.dims), coords=lead, attrs=coarse.array.attrs)
     names = dict(zip(coarse.grid.dims, grid.dims, strict=True))
-    out = out.rename(coarse.array.name).assign_coords(grid.coords.coords)
+    out = out.rename(coarse.array.name).assign_coords(grid.coords)
     return grid.restored(out, tuple(names.get(str(dim), dim) for dim in coarse.array.dims))

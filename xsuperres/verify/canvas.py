@@ -142,7 +142,7 @@ def draw_coast(ax: Axes, grid: Grid, land: xr.DataArray | None) -> None:
 
 
 def _axis_name(grid: Grid, dim: str) -> str:
-    lines = [c for c in grid.coords.coords.values() if c.dims == (dim,)]
+    lines = [c for c in grid.coords.values() if c.dims == (dim,)]
     attrs = lines[0].attrs if lines else {}
     name = str(attrs.get("long_name") or attrs.get("standard_name") or dim).replace("_", " ")
     units = str(attrs.get("units", ""))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Hashable, Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -181,8 +182,8 @@ def _labelled(
     table = table.assign_coords(product=products, region=regions)
     grid = field.grid
     outside = {n: c for n, c in field.array.coords.items() if not set(c.dims) & set(grid.dims)}
-    plane = dict(grid.coords.coords.items())
-    table = table.assign_coords({n: c for n, c in (outside | plane).items() if set(c.dims) <= set(left)})
+    coords: dict[Any, Any] = {**outside, **grid.coords}
+    table = table.assign_coords({n: c for n, c in coords.items() if set(c.dims) <= set(left)})
     flips = {axis.dim: slice(None, None, -1) for axis in (grid.y, grid.x) if axis.flipped and axis.dim in left}
     known = np.any([~np.isnan(array).all(axis=(0, *range(2, array.ndim))) for array in values.values()], axis=0)
     known[regions.index("all")] = True

@@ -59,7 +59,7 @@ class Domain:
     def of(cls, field: Field, scale: int, regions: Iterable[np.ndarray], left: Container[Hashable]) -> Domain:
         """Return the domain of a scored field whose dims are reduced but for `left`, with regions as areas (y, x)."""
         dims = (*field.lead, *field.grid.dims)
-        grid = replace(field.grid, coords=xr.Dataset())  # axes are all that blocks need of it
+        grid = replace(field.grid, coords={})  # axes are all that blocks need of it
         reduced = tuple(dim not in left for dim in dims)
         return cls(grid=grid, scale=scale, regions=np.stack(list(regions)), dims=dims, reduced=reduced)
 
