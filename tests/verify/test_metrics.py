@@ -280,7 +280,7 @@ BROKEN = {
         "complete",
     ),
     "missing cells as zeros": (
-        sums.Cells,
+        sums.ScoredCells,
         "sums",
         lambda self, values: np.stack([self.domain.sums(v) for v in (np.nan_to_num(values), np.ones(values.shape))]),
         "missing",

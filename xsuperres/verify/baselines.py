@@ -25,8 +25,8 @@ from xsuperres.model.artefact import SRModel, Target
 from xsuperres.registry import Registry
 from xsuperres.verify.alignment import loaded_coords
 from xsuperres.verify.coarse_cells import scale_between
-from xsuperres.verify.regions import elevation_of, surface_of
 from xsuperres.verify.sums import Baseline, CoarseBlock
+from xsuperres.verify.surface import elevation_of, surface_of
 
 __all__ = [
     "BASELINES",
@@ -153,9 +153,12 @@ class BaselineInputs:
     def trained_on(self, change: Callable[[np.ndarray], np.ndarray]) -> Baseline:
         """Return the baseline that is a change of bicubic in the model's transformed units."""
         units = self.trained_units
-        return lambda coarse: units.back(change(coarse.interpolated("bicubic", units.forth))).astype(
-            coarse.values.dtype
-        )
+
+        def baseline(coarse: CoarseBlock) -> np.ndarray:
+            changed = change(coarse.interpolated("bicubic", units.forth))
+            return units.back(changed).astype(coarse.values.dtype)
+
+        return baseline
 
 
 class TrainedUnits:

@@ -20,7 +20,7 @@ import numpy as np
 from xsuperres.fields.grid import Grid
 from xsuperres.fields.resample import coarsen_array
 from xsuperres.registry import Registry
-from xsuperres.verify.sums import AreaMean, Cells, Partial
+from xsuperres.verify.sums import AreaMean, Partial, ScoredCells
 
 __all__ = ["METRICS", "Metric", "Moments", "gradient_amplitude"]
 
@@ -39,7 +39,7 @@ class Moments(Partial):
     Chan, Golub and LeVeque (1983), Algorithms for computing the sample variance, doi:10.1080/00031305.1983.10483115
     """
 
-    def chunk(self, cells: Cells) -> np.ndarray:
+    def chunk(self, cells: ScoredCells) -> np.ndarray:
         """Return area, mean prediction, mean truth, and the sums of squares: p p, t t, p t."""
         centres = [_middle(values) for values in (cells.prediction, cells.truth)]
         p, t = cells.prediction - centres[0], cells.truth - centres[1]
@@ -176,7 +176,7 @@ def _of_both_sides(between: np.ndarray, cells: np.ndarray) -> np.ndarray:
     return total
 
 
-def _square_excess(cells: Cells) -> np.ndarray:
+def _square_excess(cells: ScoredCells) -> np.ndarray:
     """Return the squared difference of the re-coarsened prediction to the coarse input, on the fine cells."""
     scale = cells.domain.scale
     excess = coarsen_array(cells.prediction, cells.domain.area, scale) - cells.coarse

@@ -17,7 +17,7 @@ from xsuperres.fields.field import Field
 from xsuperres.fields.grid import Grid
 from xsuperres.verify.alignment import on_grid
 from xsuperres.verify.canvas import draw_coast, draw_map, make_canvas
-from xsuperres.verify.regions import land_of, surface_of
+from xsuperres.verify.surface import land_of, surface_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

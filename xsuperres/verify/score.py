@@ -26,8 +26,8 @@ from xsuperres.verify.alignment import at_times_of, check_same_times, loaded_coo
 from xsuperres.verify.baselines import BaselineInputs, defined_baselines
 from xsuperres.verify.coarse_cells import CoarseCells, on_coarse_cells
 from xsuperres.verify.metrics import METRICS, Metric
-from xsuperres.verify.regions import region_areas
 from xsuperres.verify.sums import Domain, Summation
+from xsuperres.verify.surface import region_areas
 
 __all__ = ["score", "training_overlap"]
 

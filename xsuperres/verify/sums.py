@@ -21,7 +21,7 @@ from xsuperres.fields.field import Field
 from xsuperres.fields.grid import Grid
 from xsuperres.fields.resample import coarsen_array, interpolate_array
 
-__all__ = ["AreaMean", "Baseline", "Cells", "CoarseBlock", "Domain", "Partial", "Summation"]
+__all__ = ["AreaMean", "Baseline", "CoarseBlock", "Domain", "Partial", "ScoredCells", "Summation"]
 
 _SLAB = 2**17  # cells that are worked on at a time: their float64 copies stay in the processor's cache
 _BLOCK = 2**24  # cells of a lazy block, where chunks along y or x had to be joined
@@ -86,7 +86,7 @@ class Domain:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Cells:
+class ScoredCells:
     """A block of cells of one product, with the truth.
 
     Parameters
@@ -96,7 +96,7 @@ class Cells:
     coarse : ndarray (*lead, Y, X)
         What the products were made from, float64; leading dims may be of size 1.
     valid : ndarray of bool (*lead, y, x), or None
-        Cells that count; None: all.
+        Those that count; None: all.
     covered : ndarray (region, *left)
         Their area.
     domain : Domain
@@ -153,7 +153,7 @@ class Partial(ABC):
     whole: tuple[Hashable, ...] = ()
 
     @abstractmethod
-    def chunk(self, cells: Cells) -> np.ndarray:
+    def chunk(self, cells: ScoredCells) -> np.ndarray:
         """Return the contribution of a block, (part, region, *left): as many parts as it needs."""
 
     def combine(self, one: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -172,12 +172,12 @@ class AreaMean(Partial):
     Parameters
     ----------
     of : callable
-        From `Cells` to the numbers (*lead, y, x); NaN is missing.
+        From `ScoredCells` to the numbers (*lead, y, x); NaN is missing.
     """
 
-    of: Callable[[Cells], np.ndarray]
+    of: Callable[[ScoredCells], np.ndarray]
 
-    def chunk(self, cells: Cells) -> np.ndarray:
+    def chunk(self, cells: ScoredCells) -> np.ndarray:
         """Return the sum and the area it comes from."""
         return cells.sums(self.of(cells))
 
@@ -331,7 +331,7 @@ class Summation:
         true, covered, source = counted(truth), domain.sums(shared), coarse.astype(np.float64)
         chunks: list[list[np.ndarray]] = [[] for _ in self.partials]
         for product in products:
-            cells = Cells(
+            cells = ScoredCells(
                 prediction=counted(product), truth=true, coarse=source, valid=valid, covered=covered, domain=domain
             )
             for partial, found in zip(self.partials, chunks, strict=True):

@@ -8,7 +8,7 @@ import xarray as xr
 
 from xsuperres.fields.field import Field
 from xsuperres.testing import toy_field
-from xsuperres.verify.regions import elevation_of, land_of, region_areas, surface_of
+from xsuperres.verify.surface import elevation_of, land_of, region_areas, surface_of
 
 
 @pytest.fixture
