@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from xsuperres.fields.grid import Grid
-from xsuperres.inference import apply as inference_apply
 from xsuperres.inference import layout
 from xsuperres.model import file as model_file
 from xsuperres.nn import resample
@@ -94,7 +93,7 @@ def test_mask_of_downscaling(make_model, check, monkeypatch, wrong):
         return da.sr.downscale(toy.model, mask="input")
 
     check.missing_is_local(operation, toy.coarse, (3, 9), toy.model.halo, 3)
-    monkeypatch.setattr(inference_apply, "interpolate_valid", wrong)
+    monkeypatch.setattr(resample, "interpolate_valid", wrong)
     with pytest.raises(AssertionError, match="farther than the halo"):
         check.missing_is_local(operation, toy.coarse, (3, 9), toy.model.halo, 3)
 

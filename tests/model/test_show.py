@@ -94,7 +94,7 @@ def test_html_escapes_static_names_and_dims(model):
     evil = replace(model, static_scaling=replace(model.static_scaling, names=names))
     axis = replace(model.grid.x, dim="<i>")
     evil = replace(evil, grid=replace(model.grid, x=axis))
-    vars(evil).update(digest="0" * 64, halo=3)
+    vars(evil).update(digest="0" * 64, reach=3)
     ElementTree.fromstring(as_html(evil))
     assert "<img" not in as_html(evil)
     assert "<i>" not in as_html(evil)
